@@ -83,6 +83,7 @@ class StoreError(VilpError):
         "store-corrupt",
         "store-mismatch",
         "store-locked",
+        "store-unwritable",
         "stale-lease",
         "too-many-failures",
     )

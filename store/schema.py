@@ -44,15 +44,17 @@ class ArraySpec:
 class Modality:
     """A group of arrays with its own commits.
 
-    ``kind`` is ``frames``, ``clip`` or ``pose``; ``record`` holds everything that changes the numbers (resolved model
-    config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the group's id is the short
-    ``name`` and a hash of the record, so the same numbers always get the same id.
+    ``kind`` is ``frames``, ``clip``, ``pose`` or ``text``; ``record`` holds everything that changes the numbers
+    (resolved model config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the group's
+    id is the short ``name`` and a hash of the record, so the same numbers always get the same id. The arrays of a text
+    set have no row a slot: their shapes are complete, and ``parent`` is the path of the CLIP group they belong to.
     """
 
     kind: str
     name: str
     record: Mapping[str, Any]
     arrays: Mapping[str, ArraySpec] = field(default_factory=dict)
+    parent: str = ""
 
     @property
     def id(self) -> str:
@@ -61,7 +63,28 @@ class Modality:
     @property
     def path(self) -> str:
         """Path of the group inside the store, such as ``clip/vit-b-32-1a2b3c4d``."""
-        return f"{self.kind}/{self.id}"
+        return f"{self.parent}/{self.kind}/{self.id}".lstrip("/")
+
+    @property
+    def per_video(self) -> bool:
+        """Whether the arrays have one row a slot."""
+        return self.kind != "text"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "record": dict(self.record),
+            "arrays": {
+                n: {"shape": list(a.shape), "dtype": a.dtype, "dims": list(a.dims)} for n, a in self.arrays.items()
+            },
+            "parent": self.parent,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Modality:
+        arrays = {n: ArraySpec(tuple(a["shape"]), a["dtype"], tuple(a["dims"])) for n, a in data["arrays"].items()}
+        return cls(data["kind"], data["name"], data["record"], arrays, data["parent"])
 
 
 def record_hash(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,116 @@
+"""Commits: a shard of a modality exists for readers if and only if its commit exists.
+
+A commit is a small Parquet file with one row a video, put after the arrays that it vouches for are durable. Beside it
+lie the hashes of the commit and of those arrays, in the format of ``sha256sum``, so that ``sha256sum -c`` checks a
+shard with no tool of ours. The order on the disk is always: arrays, hashes, commit; and on removal: commit, hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from store.errors import StoreError
+from store.layout import COMMITS, checksum_key, commit_key
+from store.objects import LocalObjects
+from store.plan import parquet_bytes, read_parquet
+from store.sealed import sha256
+
+OK, PARTIAL, QUARANTINED = "ok", "partial", "quarantined"
+
+
+@dataclass(frozen=True)
+class CommitRow:
+    """What became of one video in one modality.
+
+    ``status`` is ``ok``, ``partial`` (far fewer frames decode than the file claims) or ``quarantined`` (no features;
+    the error kind and message say why). Times are in seconds. ``frames`` counts those that decode; ``claimed`` those
+    that the file claims, -1 where it does not say. Width and height are those of the upright source frame.
+    """
+
+    slot: int
+    status: str
+    error_kind: str = ""
+    error_message: str = ""
+    source_sha256: str = ""
+    fps: float = 0.0
+    frames: int = 0
+    claimed: int = -1
+    width: int = 0
+    height: int = 0
+    decode_seconds: float = 0.0
+    stage_seconds: float = 0.0
+
+
+_TYPES = {"int": pa.int64(), "str": pa.string(), "float": pa.float64()}
+SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(CommitRow)])
+
+
+def write_commit(
+    objects: LocalObjects,
+    group: str,
+    shard: int,
+    rows: Sequence[CommitRow],
+    arrays: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Commit a shard whose arrays are durable. ``arrays`` maps the keys of their objects to SHA-256 hashes."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    data = parquet_bytes(table.replace_schema_metadata({"format": "vilp-commit", **metadata}))
+    hashes = {**arrays, commit_key(group, shard): sha256(data)}
+    objects.put(checksum_key(group, shard), checksum_text(hashes), point="checksums")
+    objects.put(commit_key(group, shard), data, point="commit")
+
+
+def remove_commit(objects: LocalObjects, group: str, shard: int) -> None:
+    """Make a shard invisible, before it is written again."""
+    objects.delete(commit_key(group, shard))
+    objects.delete(checksum_key(group, shard))
+
+
+def committed_shards(objects: LocalObjects, group: str) -> list[int]:
+    """Numbers of the committed shards of a group, ascending."""
+    folder = objects.path(f"{COMMITS}/{group}")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet") and name[0] != ".")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit as read: one row a video, and the SHA-256 of every object that it vouches for, by key."""
+
+    shard: int
+    table: pa.Table
+    objects: dict[str, str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.table.to_pylist()
+
+
+def read_commit(objects: LocalObjects, group: str, shard: int) -> Commit:
+    """Read and check a commit. Raises ``StoreError`` (``store-corrupt``) where a byte of it is not as it was
+    written."""
+    key = commit_key(group, shard)
+    data, sums = objects.get(key), objects.get(checksum_key(group, shard))
+    hashes = parse_checksums(sums or b"")
+    if data is None or checksum_text(hashes) != sums or hashes.pop(key, None) != sha256(data):
+        raise StoreError(
+            f"commit {objects.path(key)} is damaged; run: vilp-pipe verify --store {objects.root} --repair",
+            kind="store-corrupt",
+        )
+    return Commit(shard, read_parquet(data), hashes)
+
+
+def checksum_text(hashes: Mapping[str, str]) -> bytes:
+    """Hash by key in the format of ``sha256sum``, sorted by key."""
+    return "".join(f"{digest}  {key}\n" for key, digest in sorted(hashes.items())).encode()
+
+
+def parse_checksums(data: bytes) -> dict[str, str]:
+    """Hash by key from a file of ``sha256sum``; lines that are not of its form are passed over."""
+    pairs = (line.split("  ", 1) for line in data.decode("utf-8", "replace").splitlines())
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}

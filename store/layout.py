@@ -1,0 +1,34 @@
+"""Where things lie in a store (format version 1)."""
+
+from __future__ import annotations
+
+FORMAT = "vilp-store"
+VERSION = 1
+
+TABLES = "_tables"
+ROOT_METADATA = "zarr.json"
+STORE = f"{TABLES}/store.json"
+VIDEOS = f"{TABLES}/videos.parquet"
+MISSING = f"{TABLES}/missing.parquet"
+GROUPS = f"{TABLES}/groups"
+COMMITS = f"{TABLES}/commits"
+LEASES = f"{TABLES}/leases"
+
+
+def definition_key(group: str) -> str:
+    """The sealed definition of a group such as ``clip/vit-b-32-1a2b3c4d``."""
+    return f"{GROUPS}/{group}/group.json"
+
+
+def commit_key(group: str, shard: int) -> str:
+    return f"{COMMITS}/{group}/{shard}.parquet"
+
+
+def checksum_key(group: str, shard: int) -> str:
+    """Hashes of a commit and of the array shards it vouches for, in the format of ``sha256sum``."""
+    return f"{COMMITS}/{group}/{shard}.sha256"
+
+
+def array_key(group: str, array: str, shard: int, ndim: int) -> str:
+    """The one object that holds a shard of an array with ``ndim`` dimensions."""
+    return f"{group}/{array}/c.{'.'.join([str(shard)] + ['0'] * (ndim - 1))}"

@@ -1,0 +1,181 @@
+"""The plan: which video lies in which slot. Fixed when a store is made; ``--update`` only appends to it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import StoreError
+from store.layout import FORMAT, MISSING, STORE, VERSION, VIDEOS
+from store.objects import LocalObjects
+from store.sealed import copy_key, get_sealed, put_twice, seal, sha256
+
+
+def videos_schema(num_splits: int) -> pa.Schema:
+    """Columns of ``videos.parquet``: one row a slot."""
+    return pa.schema(
+        [
+            ("slot", pa.int32()),
+            ("video_id", pa.string()),
+            ("path", pa.string()),
+            ("label", pa.int32()),
+            ("class_name", pa.string()),
+            ("source", pa.string()),
+            *[(f"split{number}", pa.string()) for number in range(1, num_splits + 1)],
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("bytes", pa.int64()),
+            ("mtime_ns", pa.int64()),
+        ]
+    )
+
+
+MISSING_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is fixed about a store before any feature is computed.
+
+    videos    one row a slot (``videos_schema``), slots ascending; after an update a shard may end before it is full
+    missing   one row a path: ``missing`` (listed but not on disk) or ``unlisted`` (on disk but in no list)
+    source    how to find the videos again: dataset name, root, split folder
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    num_splits: int
+    shard_len: int
+    videos: pa.Table
+    missing: pa.Table
+    licence: str = ""
+    expected_videos: int | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Length of the arrays' first axis: one past the last slot."""
+        return int(self.videos["slot"][-1].as_py()) + 1
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.rows // self.shard_len)
+
+    def slots_of(self, shard: int) -> list[int]:
+        """Slots in use of one shard, ascending."""
+        slots = self.videos["slot"].to_numpy()
+        low, high = np.searchsorted(slots, [shard * self.shard_len, (shard + 1) * self.shard_len])
+        return [int(slot) for slot in slots[low:high]]
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the root group, for readers that know nothing of the tables."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "dataset": self.dataset,
+            "shard_len": self.shard_len,
+            "num_videos": self.videos.num_rows,
+            "class_names": list(self.class_names),
+            "licence": self.licence,
+        }
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+def write_plan(objects: LocalObjects, plan: Plan) -> None:
+    """Write a plan, or replace one: whatever moment a crash picks, ``read_plan`` finds the old one or the new one."""
+    videos, missing = parquet_bytes(plan.videos), parquet_bytes(plan.missing)
+    facts = {
+        **plan.attributes(),
+        "num_splits": plan.num_splits,
+        "expected_videos": plan.expected_videos,
+        "source": plan.source,
+        "tables": {VIDEOS: sha256(videos), MISSING: sha256(missing)},
+    }
+    current = get_sealed(objects, STORE)
+    if current is not None:
+        # Until the new tables are all there, the store is described by either set.
+        put_twice(objects, STORE, seal({**current, "next": facts}), point="plan")
+    for key, data in ((VIDEOS, videos), (MISSING, missing)):
+        put_twice(objects, key, data, point="plan-table")
+    put_twice(objects, STORE, seal(facts), point="plan")
+
+
+def read_plan(objects: LocalObjects) -> Plan:
+    """The plan of a store.
+
+    Raises ``StoreError``: ``store-missing``, ``store-format`` or ``store-version`` where this is no store that this
+    version can read, ``store-corrupt`` where the plan and its copy are damaged.
+    """
+    if objects.root.exists() and not objects.root.is_dir():
+        raise StoreError(
+            f"store is {str(objects.root)!r}, which is a file; a store is a directory", kind="store-format"
+        )
+    facts = get_sealed(objects, STORE)
+    if facts is None:
+        if objects.root.is_dir() and any(objects.root.iterdir()):
+            raise StoreError(
+                f"{objects.root} is not empty and holds no feature store; name another directory with --store",
+                kind="store-format",
+            )
+        raise StoreError(f"no feature store at {objects.root}; make one with: vilp-pipe extract --store {objects.root}")
+    return _read_tables(objects, _supported(objects, facts))
+
+
+def _supported(objects: LocalObjects, facts: dict[str, Any]) -> dict[str, Any]:
+    if facts.get("format") != FORMAT:
+        raise StoreError(f"{objects.root} has format {facts.get('format')!r}; allowed: {FORMAT}", kind="store-format")
+    if facts.get("version") != VERSION:
+        raise StoreError(
+            f"{objects.root} has store version {facts.get('version')}; this vilp-pipe reads version {VERSION}: "
+            "install the vilp-pipe that wrote it",
+            kind="store-version",
+        )
+    return facts
+
+
+def _read_tables(objects: LocalObjects, facts: dict[str, Any]) -> Plan:
+    for candidate in (facts, facts.get("next")):
+        if candidate is None:
+            continue
+        tables = [verified(objects, key, candidate["tables"][key]) for key in (VIDEOS, MISSING)]
+        if None not in tables:
+            videos, missing = (read_parquet(data) for data in tables if data is not None)
+            return Plan(
+                dataset=candidate["dataset"],
+                class_names=tuple(candidate["class_names"]),
+                num_splits=candidate["num_splits"],
+                shard_len=candidate["shard_len"],
+                videos=videos,
+                missing=missing,
+                licence=candidate["licence"],
+                expected_videos=candidate["expected_videos"],
+                source=candidate["source"],
+            )
+    raise StoreError(
+        f"{objects.path(VIDEOS)} and its copy are damaged; restore one of them from a backup, "
+        "or extract into a new store",
+        kind="store-corrupt",
+    )
+
+
+def verified(objects: LocalObjects, key: str, digest: str) -> bytes | None:
+    """Bytes of a table that is kept twice, from whichever copy has the given SHA-256; None where neither has."""
+    for candidate in (key, copy_key(key)):
+        data = objects.get(candidate)
+        if data is not None and sha256(data) == digest:
+            return data
+    return None

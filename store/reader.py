@@ -1,0 +1,345 @@
+"""Reading a store: ``FeatureStore``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from store.commits import QUARANTINED, Commit, committed_shards, read_commit
+from store.errors import MissingError, StoreError, UsageError, one_of
+from store.features import Features, TextSet
+from store.groups import Group, find_group, read_groups
+from store.layout import array_key
+from store.objects import LocalObjects
+from store.plan import Plan, read_plan
+from store.sealed import canonical
+from store.shards import DamagedShardError, read_chunk, read_rows
+
+if TYPE_CHECKING:
+    import torch
+
+SUBSETS = ("train", "test")
+POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
+
+
+class FeatureStore:
+    """A store of features, opened for reading.
+
+    Only what is committed is ever seen, and what was damaged on the disk raises ``StoreError`` (``store-corrupt``)
+    instead of giving wrong numbers. A store that is still being written can be read; open it again to see what came
+    later.
+    """
+
+    def __init__(self, objects: LocalObjects, plan: Plan, groups: dict[str, Group]) -> None:
+        self._objects = objects
+        self._groups = groups
+        self._commits: dict[str, dict[int, Commit]] = {}
+        self.plan: Plan = plan
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str]) -> FeatureStore:
+        """Open the store in a directory. Raises ``StoreError`` where there is none that this version can read."""
+        objects = LocalObjects(url)
+        return cls(objects, read_plan(objects), read_groups(objects))
+
+    @property
+    def url(self) -> str:
+        return str(self._objects.root)
+
+    @property
+    def dataset(self) -> str:
+        return self.plan.dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.plan.class_names
+
+    @property
+    def num_splits(self) -> int:
+        return self.plan.num_splits
+
+    @property
+    def expected_videos(self) -> int | None:
+        """How many videos the official dataset has; None where no list says."""
+        return self.plan.expected_videos
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """All groups by path."""
+        return dict(self._groups)
+
+    @cached_property
+    def videos(self) -> pa.Table:
+        """The plan: one row a slot, with labels, source groups and split columns."""
+        return self.plan.videos
+
+    def group(self, kind: str, name: str | None = None) -> Group:
+        """The group of a kind (``frames``, ``clip``, ``pose``) that an id, or its beginning, picks."""
+        return find_group(self._groups, kind, name)
+
+    def commits(self, group: Group) -> dict[int, Commit]:
+        """Commits of a group by shard, each checked against its hash."""
+        if group.path not in self._commits:
+            shards = committed_shards(self._objects, group.path)
+            self._commits[group.path] = {shard: read_commit(self._objects, group.path, shard) for shard in shards}
+        return self._commits[group.path]
+
+    def status(self, group: Group) -> dict[int, dict[str, Any]]:
+        """Commit row of every committed slot of a group."""
+        return {row["slot"]: row for commit in self.commits(group).values() for row in commit.rows}
+
+    def usable(self, groups: Sequence[Group]) -> list[int]:
+        """Slots that have features in all the given groups, ascending."""
+        slots = set(self.videos["slot"].to_pylist())
+        for group in groups:
+            slots &= {slot for slot, row in self.status(group).items() if row["status"] != QUARANTINED}
+        return sorted(slots)
+
+    def fingerprint(self, *, clip: str | None = None, pose: str | None = None) -> str:
+        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets) and, where ``pose`` is given, of
+        that pose group: their ids and the hashes of all committed array shards."""
+        chosen = [self.group("clip", clip)]
+        chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
+        if pose is not None:
+            chosen.append(self.group("pose", pose))
+        parts = {
+            g.path: {key: digest for c in self.commits(g).values() for key, digest in c.objects.items()} for g in chosen
+        }
+        return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    def summary(self, split: int, *, clip: str | None = None, pose: str | None = None) -> dict[str, dict[str, int]]:
+        """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
+        features in the given groups) and ``quarantined``; the rest is not extracted yet."""
+        groups = [self.group("clip", clip)] + ([self.group("pose", pose)] if pose is not None else [])
+        usable = set(self.usable(groups))
+        quarantined = {s for g in groups for s, row in self.status(g).items() if row["status"] == QUARANTINED}
+        counts = {}
+        for subset in SUBSETS:
+            slots = set(self._select(split, subset))
+            counts[subset] = {
+                "planned": len(slots),
+                "usable": len(slots & usable),
+                "quarantined": len(slots & quarantined),
+            }
+        return counts
+
+    def load(
+        self,
+        *,
+        split: int | None = None,
+        subset: str | None = None,
+        arrays: Sequence[str] | None = None,
+        frames: int | None = None,
+        slots: Sequence[int] | None = None,
+        clip: str | None = None,
+        pose: str | None = None,
+        view: str | None = None,
+        device: str = "cpu",
+    ) -> Features:
+        """Features of a set of videos as whole tensors.
+
+        split, subset  number of the split and ``train`` or ``test``; without them all videos
+        arrays         names; by default every array of the CLIP group and, where the store has one, of the pose group
+        frames         T' of the stored T frames, ``floor(i * T / T')``; by default all
+        slots          these slots only
+        clip, pose     id of a group, or its beginning, where the store has several
+        view           one stored view; by default all of them
+
+        Videos that are quarantined or not extracted yet are left out: see ``summary``.
+        """
+        chosen = self._arrays(arrays, clip, pose)
+        wanted = self._wanted(list(chosen.values()), split, subset, slots)
+        return self._features(chosen, wanted, frames, view, device)
+
+    def iter_shards(
+        self,
+        *,
+        split: int | None = None,
+        subset: str | None = None,
+        arrays: Sequence[str] | None = None,
+        frames: int | None = None,
+        slots: Sequence[int] | None = None,
+        clip: str | None = None,
+        pose: str | None = None,
+        view: str | None = None,
+        device: str = "cpu",
+    ) -> Iterator[Features]:
+        """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
+        chosen = self._arrays(arrays, clip, pose)
+        wanted = self._wanted(list(chosen.values()), split, subset, slots)
+        for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
+            inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
+            yield self._features(chosen, inside, frames, view, device)
+
+    def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
+        """Class-name embeddings of a CLIP group. Raises ``MissingError`` where they are not extracted yet."""
+        import torch
+
+        group = find_group(self._groups, "text", text, parent=self.group("clip", clip).path)
+        arrays = {name: torch.from_numpy(self.whole(group, name)) for name in group.modality.arrays}
+        record = group.modality.record
+        return TextSet(
+            class_names=tuple(record["class_names"]),
+            templates=tuple(record["templates"]),
+            logit_scale=float(record["logit_scale"]),
+            logit_bias=float(record["logit_bias"]),
+            **arrays,
+        )
+
+    def _select(self, split: int | None, subset: str | None) -> list[int]:
+        slots = self.videos["slot"].to_pylist()
+        if split is None:
+            if subset is not None:
+                raise UsageError(f"subset is {subset!r} but no split is named; give split=1..{self.num_splits}")
+            return slots
+        one_of("split", split, tuple(range(1, self.num_splits + 1)))
+        if subset is not None:
+            one_of("subset", subset, SUBSETS)
+        subsets = self.videos[f"split{split}"].to_pylist()
+        return [slot for slot, name in zip(slots, subsets, strict=True) if name and subset in (None, name)]
+
+    def _wanted(
+        self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
+    ) -> list[int]:
+        wanted = set(self._select(split, subset)) & set(self.usable(groups))
+        return sorted(wanted if slots is None else wanted & set(slots))
+
+    def _arrays(self, arrays: Sequence[str] | None, clip: str | None, pose: str | None) -> dict[str, Group]:
+        """Group of every wanted array by name."""
+        chosen: dict[str, Group] = {}
+        for kind, name in (("clip", clip), ("pose", pose)):
+            candidates = [g for g in self._groups.values() if g.modality.kind == kind]
+            offered = {array for g in candidates for array in g.modality.arrays}
+            if name is not None or (candidates and (arrays is None or offered & set(arrays))):
+                group = self.group(kind, name)  # raises where several fit
+                chosen |= dict.fromkeys(group.modality.arrays, group)
+        if arrays is None:
+            return chosen
+        for array in arrays:
+            if array in POSE_ARRAYS and array not in chosen:
+                self.group("pose", pose)  # raises, and names the command that adds it
+            one_of("arrays", array, tuple(chosen))
+        return {array: chosen[array] for array in arrays}
+
+    def _features(
+        self, chosen: dict[str, Group], slots: list[int], frames: int | None, view: str | None, device: str
+    ) -> Features:
+        import torch
+
+        tensors = {}
+        pose_frames = None
+        clip_group = next((g for g in chosen.values() if g.modality.kind == "clip"), None)
+        pose_group = next((g for g in chosen.values() if g.modality.kind == "pose"), None)
+        stored = int(clip_group.modality.record["num_frames"]) if clip_group else 0
+        frame_index = _subsample(stored, frames) if clip_group else None
+        for name, group in chosen.items():
+            values = self.rows(group, name, slots)
+            dims = group.modality.arrays[name].dims
+            if group.modality.kind == "clip":
+                values = _take(values, dims, "frame", frame_index, stored)
+                if view is not None:
+                    views = list(group.modality.record["views"])
+                    one_of("view", view, tuple(views))
+                    values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
+            tensors[name] = torch.from_numpy(values).to(device)
+        if pose_group is not None and frame_index is not None:
+            pose_frames = torch.from_numpy(frame_index * int(pose_group.modality.record["num_frames"]) // stored)
+        return self._describe(tensors, pose_frames, slots, list(chosen.values())[:1], device)
+
+    def _describe(
+        self,
+        tensors: dict[str, torch.Tensor],
+        pose_frames: torch.Tensor | None,
+        slots: list[int],
+        groups: list[Group],
+        device: str,
+    ) -> Features:
+        import torch
+
+        rows = {row["slot"]: row for row in self._video_rows(slots)}
+        status = self.status(groups[0]) if groups else {}
+        sizes = [(status[slot]["width"], status[slot]["height"]) for slot in slots] if groups else []
+        return Features(
+            tensors=tensors,
+            pose_frames=None if pose_frames is None else pose_frames.to(device),
+            labels=torch.tensor([rows[slot]["label"] for slot in slots], dtype=torch.int64, device=device),
+            slots=torch.tensor(slots, dtype=torch.int64, device=device),
+            sizes=torch.tensor(sizes, dtype=torch.float32, device=device).reshape(-1, 2),
+            video_ids=tuple(rows[slot]["video_id"] for slot in slots),
+            sources=tuple(rows[slot]["source"] for slot in slots),
+        )
+
+    def _video_rows(self, slots: list[int]) -> list[dict[str, Any]]:
+        mask = pa.array(np.isin(self.videos["slot"].to_numpy(), slots))
+        return self.videos.select(["slot", "video_id", "label", "source"]).filter(mask).to_pylist()
+
+    def rows(self, group: Group, name: str, slots: list[int]) -> np.ndarray:
+        """Rows ``[len(slots), ...]`` of one array, in the order of the slots, each checked against its checksum."""
+        spec, shard_len = group.modality.arrays[name], self.plan.shard_len
+        result = np.empty((len(slots), *spec.shape), dtype=spec.dtype)
+        wanted = np.asarray(slots, dtype=np.int64)
+        for shard in np.unique(wanted // shard_len):
+            rows = np.flatnonzero(wanted // shard_len == shard)
+            path = self._array_path(group, name, int(shard))
+            if path is None:
+                result[rows] = spec.fill
+                continue
+            contiguous = rows[-1] - rows[0] + 1 == len(rows)
+            out = result[rows[0] : rows[-1] + 1] if contiguous else np.empty((len(rows), *spec.shape), spec.dtype)
+            with _damage(path, self.url):
+                read_rows(path, spec, shard_len, wanted[rows] - shard * shard_len, out)
+            if not contiguous:
+                result[rows] = out
+        return result
+
+    def whole(self, group: Group, name: str) -> np.ndarray:
+        """All of an array of a text set."""
+        spec = group.modality.arrays[name]
+        path = self._array_path(group, name, 0)
+        if path is None:
+            return np.full(spec.shape, spec.fill, spec.dtype)
+        with _damage(path, self.url):
+            return read_chunk(path, spec)
+
+    def _array_path(self, group: Group, name: str, shard: int) -> Path | None:
+        """Where a committed shard of an array lies; None where its commit says that it is all fill."""
+        key = array_key(group.path, name, shard, len(group.modality.arrays[name].shape) + group.modality.per_video)
+        commit = self.commits(group).get(shard)
+        if commit is None:
+            raise MissingError(
+                f"shard {shard} of {group.path} is not extracted yet; run vilp-pipe extract again",
+                kind="missing-modality",
+            )
+        return self._objects.path(key) if key in commit.objects else None
+
+
+@contextlib.contextmanager
+def _damage(path: Path, url: str) -> Iterator[None]:
+    try:
+        yield
+    except (DamagedShardError, FileNotFoundError) as error:
+        message = f"{path} is damaged or missing; run: vilp-pipe verify --store {url} --repair"
+        raise StoreError(message, kind="store-corrupt") from error
+
+
+def _subsample(stored: int, frames: int | None) -> np.ndarray:
+    """Positions of T' frames among the stored T: ``floor(i * T / T')``."""
+    if frames is None:
+        frames = stored
+    if not 1 <= frames <= stored:
+        raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that is stored")
+    return np.arange(frames) * stored // frames
+
+
+def _take(values: np.ndarray, dims: tuple[str, ...], dim: str, index: np.ndarray | None, length: int) -> np.ndarray:
+    if dim not in dims or index is None or np.array_equal(index, np.arange(length)):
+        return values
+    return np.take(values, index, axis=1 + dims.index(dim))

@@ -1,0 +1,196 @@
+"""Is every byte of a store as it was written? What its values are, as one digest; and restoring what can be
+restored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from store.commits import PARTIAL, QUARANTINED, Commit, committed_shards, read_commit, remove_commit
+from store.errors import StoreError
+from store.groups import Group, expected_metadata, read_groups, write_metadata
+from store.layout import LEASES, MISSING, STORE, VIDEOS, commit_key, definition_key
+from store.objects import LocalObjects
+from store.plan import Plan, parquet_bytes, read_plan, verified
+from store.reader import FeatureStore
+from store.sealed import canonical, copy_key, get_sealed, seal, sha256, unseal
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written: an object, the shard of the group that it belongs to (None where it is
+    metadata, which is restored from its copy), and the slots whose features it holds."""
+
+    key: str
+    message: str
+    group: str = ""
+    shard: int | None = None
+    slots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of a verification. All counts are of videos.
+
+    digest       SHA-256 over the values of the plan and of all committed features, never over times or file bytes, so
+                 that two stores with the same digest hold the same features; None while something is damaged
+    planned      videos in the plan
+    committed    videos that every modality of the store has committed, the quarantined among them
+    partial      committed from a file of which far fewer frames decode than it claims
+    quarantined  committed without features
+    corrupt      videos that a problem touches
+    leftovers    temporary files of writers that were killed
+    """
+
+    digest: str | None
+    planned: int
+    committed: int
+    partial: int
+    quarantined: int
+    corrupt: int
+    problems: tuple[Problem, ...]
+    leftovers: tuple[str, ...]
+
+
+def verify_store(objects: LocalObjects, *, progress: Callable[[str], None] = lambda line: None) -> Report:
+    """Check every object of a store against its hash and compute the digest of its values.
+
+    Raises ``StoreError`` where there is no store, or where both copies of its plan are damaged.
+    """
+    plan = read_plan(objects)
+    groups = read_groups(objects)
+    problems = list(_metadata_problems(objects, plan, groups))
+    commits: dict[str, list[Commit]] = {path: [] for path in groups}
+    for path, group in groups.items():
+        progress(f"checking {path}")
+        for shard in committed_shards(objects, path):
+            slots = tuple(plan.slots_of(shard)) if group.modality.per_video else ()
+            try:
+                commit = read_commit(objects, path, shard)
+            except StoreError:
+                key = commit_key(path, shard)
+                problems.append(Problem(key, "or its list of hashes is damaged", path, shard, slots))
+                continue
+            commits[path].append(commit)
+            problems += _array_problems(objects, commit, path, slots)
+    per_video = [commits[path] for path, group in groups.items() if group.modality.per_video]
+    status = [{row["slot"]: row["status"] for commit in shards for row in commit.rows} for shards in per_video]
+    return Report(
+        digest=None if problems else store_digest(FeatureStore(objects, plan, groups), progress=progress),
+        planned=plan.videos.num_rows,
+        committed=len(set.intersection(*(set(rows) for rows in status))) if status else 0,
+        partial=_count(status, PARTIAL),
+        quarantined=_count(status, QUARANTINED),
+        corrupt=len({slot for problem in problems for slot in problem.slots}),
+        problems=tuple(problems),
+        leftovers=tuple(objects.temporaries()),
+    )
+
+
+def restore(objects: LocalObjects, report: Report) -> list[Problem]:
+    """Repair all that needs no video: restore metadata from its copies, remove leftovers, and remove the commits of
+    damaged shards so that an extraction computes them again. Returns the problems that such an extraction has to
+    mend.
+    """
+    plan = read_plan(objects)
+    for key in _sealed_keys(objects):
+        value = get_sealed(objects, key)
+        for candidate in (key, copy_key(key)):
+            if value is not None and objects.get(candidate) != seal(value):
+                objects.put(candidate, seal(value))
+    for key, data in ((VIDEOS, parquet_bytes(plan.videos)), (MISSING, parquet_bytes(plan.missing))):
+        good = verified(objects, key, _table_hash(objects, key)) or data
+        for candidate in (key, copy_key(key)):
+            if objects.get(candidate) != good:
+                objects.put(candidate, good)
+    write_metadata(objects, plan)
+    for key in objects.list(LEASES):
+        if not _is_sealed(objects.get(key)):
+            objects.delete(key)
+    for leftover in list(objects.temporaries()):
+        objects.delete(leftover)
+    damaged = [problem for problem in report.problems if problem.shard is not None]
+    for group, shard in sorted({(p.group, p.shard) for p in damaged if p.shard is not None}):
+        remove_commit(objects, group, shard)
+    return damaged
+
+
+def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambda line: None) -> str:
+    """SHA-256 over the plan and all committed feature rows as canonical values: equal for a run that was killed and
+    resumed and for one that was not, on either engine. Times, messages and the bytes of Parquet and Zarr files do not
+    enter.
+    """
+    digest = hashlib.sha256()
+
+    def add(value: object) -> None:
+        digest.update(canonical(value).encode() + b"\n")
+
+    columns = [name for name in store.videos.column_names if name != "mtime_ns"]
+    add({"dataset": store.dataset, "class_names": list(store.class_names), "shard_len": store.plan.shard_len})
+    for row in store.videos.select(columns).to_pylist():
+        add(row)
+    facts = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")
+    for path, group in sorted(store.groups.items()):
+        progress(f"digest of {path}")
+        add({"group": path, "record": dict(group.modality.record)})
+        for shard, commit in sorted(store.commits(group).items()):
+            for row in commit.table.select(facts).to_pylist():
+                add(row)
+            for name in sorted(group.modality.arrays):
+                if group.modality.per_video:
+                    values = store.rows(group, name, commit.table["slot"].to_pylist())
+                else:
+                    values = store.whole(group, name)
+                add([name, shard, str(values.dtype), list(values.shape)])
+                digest.update(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _metadata_problems(objects: LocalObjects, plan: Plan, groups: dict[str, Group]) -> Iterator[Problem]:
+    for key in _sealed_keys(objects):
+        for candidate in (key, copy_key(key)):
+            if not _is_sealed(objects.get(candidate)):
+                yield Problem(candidate, "is damaged or missing; its copy is whole")
+    for key in (VIDEOS, MISSING):
+        for candidate in (key, copy_key(key)):
+            if sha256(objects.get(candidate) or b"") != _table_hash(objects, key):
+                yield Problem(candidate, "is damaged or missing; its copy is whole")
+    for key, data in expected_metadata(plan, groups).items():
+        if objects.get(key) != data:
+            yield Problem(key, "differs from what its definition says")
+    for key in objects.list(LEASES):
+        if not _is_sealed(objects.get(key)):
+            yield Problem(key, "is a damaged lease")
+
+
+def _array_problems(objects: LocalObjects, commit: Commit, group: str, slots: tuple[int, ...]) -> Iterator[Problem]:
+    for key, digest in commit.objects.items():
+        data = objects.get(key)
+        if data is None or sha256(data) != digest:
+            yield Problem(key, "is missing" if data is None else "is damaged", group, commit.shard, slots)
+
+
+def _sealed_keys(objects: LocalObjects) -> Iterator[str]:
+    yield STORE
+    for path in read_groups(objects):
+        yield definition_key(path)
+
+
+def _is_sealed(data: bytes | None) -> bool:
+    try:
+        return data is not None and unseal(data) is not None
+    except ValueError:
+        return False
+
+
+def _table_hash(objects: LocalObjects, key: str) -> str:
+    facts = get_sealed(objects, STORE)
+    assert facts is not None
+    return facts["tables"][key]
+
+
+def _count(status: Iterable[dict[int, str]], wanted: str) -> int:
+    return len({slot for rows in status for slot, found in rows.items() if found == wanted})

@@ -1,0 +1,125 @@
+"""Writing a shard: arrays first, then the commit that makes them visible."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from store.commits import QUARANTINED, CommitRow, write_commit
+from store.errors import StoreError
+from store.groups import Group, add_group, write_metadata
+from store.layout import STORE, array_key
+from store.lease import Lease
+from store.objects import LocalObjects
+from store.plan import Plan, read_plan, write_plan
+from store.schema import Modality
+from store.sealed import get_sealed, sha256
+from store.shards import encode_chunk, encode_shard
+
+
+def create_store(objects: LocalObjects, plan: Plan) -> Plan:
+    """Make a store for a plan, or return the plan of the store that is there.
+
+    Raises ``StoreError`` where the place holds something else.
+    """
+    if get_sealed(objects, STORE) is None:
+        if objects.root.exists():
+            _refuse_foreign(objects)
+        write_plan(objects, plan)
+    plan = read_plan(objects)
+    write_metadata(objects, plan)
+    return plan
+
+
+def _refuse_foreign(objects: LocalObjects) -> None:
+    """A half-made store of a killed run may be completed; anything else in the directory is somebody's."""
+    if not objects.root.is_dir():
+        raise StoreError(f"store is {str(objects.root)!r}, which is a file; name a directory", kind="store-format")
+    foreign = [path.name for path in objects.root.iterdir() if path.name != "_tables"]
+    if foreign:
+        raise StoreError(
+            f"{objects.root} is not empty ({foreign[0]!r}) and holds no feature store; "
+            "name another directory with --store",
+            kind="store-format",
+        )
+
+
+def add_modality(
+    objects: LocalObjects, plan: Plan, modality: Modality, recipe: Mapping[str, Any], environment: Mapping[str, Any]
+) -> Group:
+    """Add the group of a modality to a store; what is there already stays untouched."""
+    group = add_group(objects, plan, modality, recipe, environment)
+    write_metadata(objects, plan)
+    return group
+
+
+def write_shard(
+    objects: LocalObjects,
+    modality: Modality,
+    shard: int,
+    shard_len: int,
+    arrays: Mapping[str, np.ndarray],
+    rows: Sequence[CommitRow],
+    lease: Lease,
+    metadata: Mapping[str, str] | None = None,
+) -> list[CommitRow]:
+    """Write and commit one shard of a modality.
+
+    ``arrays`` have one row for each of ``rows``, in slot order. Rows with non-finite values are never stored: such a
+    video is quarantined as ``non-finite``. Returns the rows as committed. Raises ``StoreError`` ``stale-lease`` where
+    another run has taken over.
+    """
+    rows, arrays = _quarantine_non_finite(rows, arrays)
+    offsets = [row.slot - shard * shard_len for row in rows]
+    lease.check(objects)
+    hashes = {}
+    for name, spec in modality.arrays.items():
+        whole = np.full((shard_len, *spec.shape), spec.fill, dtype=spec.dtype)
+        whole[offsets] = arrays[name]
+        hashes.update(_put_array(objects, modality, name, shard, encode_shard(spec, whole)))
+    lease.check(objects)
+    write_commit(objects, modality.path, shard, rows, hashes, metadata or {})
+    return list(rows)
+
+
+def write_text_set(objects: LocalObjects, modality: Modality, arrays: Mapping[str, np.ndarray], lease: Lease) -> None:
+    """Write and commit the arrays of a text set, whole."""
+    hashes = {}
+    for name, spec in modality.arrays.items():
+        hashes.update(_put_array(objects, modality, name, 0, encode_chunk(spec, arrays[name])))
+    lease.check(objects)
+    write_commit(objects, modality.path, 0, [], hashes, {})
+
+
+def _put_array(objects: LocalObjects, modality: Modality, name: str, shard: int, data: bytes | None) -> dict[str, str]:
+    """Write an array's object; returns its hash by key, nothing where all values are fill and no object is kept."""
+    spec = modality.arrays[name]
+    key = array_key(modality.path, name, shard, len(spec.shape) + modality.per_video)
+    if data is None:
+        objects.delete(key)
+        return {}
+    objects.put(key, data, point="array")
+    return {key: sha256(data)}
+
+
+def _quarantine_non_finite(
+    rows: Sequence[CommitRow], arrays: Mapping[str, np.ndarray]
+) -> tuple[list[CommitRow], dict[str, np.ndarray]]:
+    kept, fixed = [], dict(arrays)
+    for position, row in enumerate(rows):
+        bad = [n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a[position]).all()]
+        if row.status == QUARANTINED or not bad:
+            kept.append(row)
+            continue
+        message = f"{', '.join(bad)} holds values that are not finite"
+        kept.append(dataclasses.replace(row, status=QUARANTINED, error_kind="non-finite", error_message=message))
+    for name, values in arrays.items():
+        fill = np.nan if values.dtype.kind == "f" else -1
+        quarantined = [position for position, row in enumerate(kept) if row.status == QUARANTINED]
+        if quarantined:
+            fixed[name] = values.copy()
+            fixed[name][quarantined] = fill
+    return kept, fixed

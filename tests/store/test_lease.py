@@ -1,0 +1,62 @@
+"""Only one run writes a shard, and workers that outlive their run write nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stores
+
+from store import StoreError
+from store.commits import committed_shards
+from store.lease import Lease, Part, hold, living
+from store.objects import LocalObjects
+from store.writer import add_modality, create_store, write_shard
+
+
+def test_a_second_run_is_told_who_holds_the_store(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    with hold(objects, Part()):
+        assert [holder["part"] for holder in living(objects)] == ["0-of-1"]
+        with pytest.raises(StoreError, match=r"in use by process \d+ on .* since") as error, hold(objects, Part()):
+            pass
+        assert error.value.kind == "store-locked"
+    assert living(objects) == []
+    with hold(objects, Part()) as lease:
+        assert lease.epoch == 2
+
+
+def test_parts_share_a_store_but_not_with_a_whole_run(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    with hold(objects, Part(0, 2)), hold(objects, Part(1, 2)):
+        for other in (Part(), Part(1, 2), Part(2, 3)):
+            with pytest.raises(StoreError, match="in use"), hold(objects, other):
+                pass
+
+
+def test_the_lease_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from store.lease import *; from store.objects import LocalObjects\n"
+        "hold(LocalObjects(sys.argv[1]), Part()).__enter__(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    objects = LocalObjects(tmp_path)
+    assert living(objects) == []
+    with hold(objects, Part()) as lease:
+        assert lease.epoch == 2
+
+
+def test_a_stale_writer_is_refused(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "s")
+    plan = create_store(objects, stores.plan())
+    add_modality(objects, plan, stores.CLIP, {}, {})
+    with hold(objects, Part()) as lease:
+        old = Lease(lease.part, lease.epoch, lease.token)
+    with hold(objects, Part()):
+        slots = plan.slots_of(0)
+        with pytest.raises(StoreError) as error:
+            write_shard(objects, stores.CLIP, 0, 4, stores.values(stores.CLIP, slots), stores.rows_of(slots), old)
+        assert error.value.kind == "stale-lease"
+    assert committed_shards(objects, stores.CLIP.path) == []

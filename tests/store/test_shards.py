@@ -1,0 +1,94 @@
+"""The bytes of a shard are those that Zarr itself would write, and every one of them is checked on reading."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from store.schema import ArraySpec
+from store.shards import DamagedShardError, encode_chunk, encode_shard, read_chunk, read_rows
+
+
+def zarr_bytes(spec: ArraySpec, rows: np.ndarray, sharded: bool) -> bytes | None:
+    memory = MemoryStore()
+    array = zarr.create_array(
+        memory,
+        shape=rows.shape,
+        shards=rows.shape if sharded else None,
+        chunks=(1, *spec.shape) if sharded else rows.shape,
+        dtype=spec.dtype,
+        fill_value=spec.fill,
+        compressors=Crc32cCodec(),
+    )
+    array[...] = rows
+
+    async def read() -> bytes | None:
+        async for key in memory.list():
+            if key != "zarr.json":
+                buffer = await memory.get(key, default_buffer_prototype())
+                return buffer.to_bytes() if buffer else None
+        return None
+
+    return asyncio.run(read())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    dtype=st.sampled_from(["float16", "float32", "float64", "int8", "int32"]),
+    shape=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
+    kept=st.lists(st.booleans(), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_bytes_equal_those_of_zarr(dtype: str, shape: tuple[int, ...], kept: list[bool], seed: int) -> None:
+    spec = ArraySpec(shape, dtype, ("x",) * len(shape))
+    rows = np.random.default_rng(seed).integers(0, 100, (len(kept), *shape)).astype(dtype)
+    rows[~np.array(kept)] = spec.fill
+    assert encode_shard(spec, rows) == zarr_bytes(spec, rows, sharded=True)
+    whole = ArraySpec(rows.shape, dtype, ("x",) * rows.ndim)
+    assert encode_chunk(whole, rows) == zarr_bytes(whole, rows, sharded=False)
+
+
+SPEC = ArraySpec((3, 5), "float16", ("a", "b"))
+ROWS = np.arange(60, dtype="float16").reshape(4, 3, 5)
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    rows = ROWS.copy()
+    rows[2] = np.nan
+    (tmp_path / "s").write_bytes(encode_shard(SPEC, rows) or b"")
+    out = np.empty((3, 3, 5), "float16")
+    read_rows(tmp_path / "s", SPEC, 4, [3, 2, 0], out)
+    np.testing.assert_array_equal(out, rows[[3, 2, 0]])
+
+
+def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> None:
+    data = encode_shard(SPEC, ROWS)
+    assert data is not None
+    out = np.empty_like(ROWS)
+    for position in range(len(data)):
+        (tmp_path / "s").write_bytes(data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :])
+        with pytest.raises(DamagedShardError):
+            read_rows(tmp_path / "s", SPEC, 4, range(4), out)
+        (tmp_path / "t").write_bytes(data[:position])
+        with pytest.raises(DamagedShardError):
+            read_rows(tmp_path / "t", SPEC, 4, range(4), out)
+
+
+def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
+    spec = ArraySpec(ROWS.shape, "float16", ("n", "a", "b"))
+    data = encode_chunk(spec, ROWS)
+    assert data is not None
+    (tmp_path / "s").write_bytes(data)
+    np.testing.assert_array_equal(read_chunk(tmp_path / "s", spec), ROWS)
+    (tmp_path / "s").write_bytes(data[:7] + b"?" + data[8:])
+    with pytest.raises(DamagedShardError):
+        read_chunk(tmp_path / "s", spec)
