@@ -60,3 +60,15 @@ class Clip:
 
     ref: VideoRef
     video: DecodedVideo
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage that can fail on single clips returns.
+
+    arrays    one row a clip; the rows of failed clips hold the fill value
+    failures  by slot (``ref.slot``), for the clips that failed
+    """
+
+    arrays: dict[str, np.ndarray]
+    failures: dict[int, VideoFailure]

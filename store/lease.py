@@ -43,6 +43,9 @@ class Part:
         return shard % self.count == self.index
 
 
+WHOLE = Part()
+
+
 @dataclass(frozen=True)
 class Lease:
     """Permission to write, as it travels to the writers."""

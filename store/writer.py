@@ -8,43 +8,46 @@ from typing import Any
 
 import numpy as np
 
-from store.commits import QUARANTINED, CommitRow, write_commit
+from store.commits import QUARANTINED, CommitRow, read_commit, remove_commit, write_commit
 from store.errors import StoreError
 from store.groups import Group, add_group, write_metadata
-from store.layout import STORE, array_key
+from store.layout import STORE, TABLES, array_key, commit_key
 from store.lease import Lease
 from store.objects import LocalObjects
 from store.plan import Plan, read_plan, write_plan
 from store.schema import Modality
 from store.sealed import get_sealed, sha256
-from store.shards import encode_chunk, encode_shard
+from store.shards import encode_chunk, encode_shard, read_rows
 
 
-def create_store(objects: LocalObjects, plan: Plan) -> Plan:
-    """Make a store for a plan, or return the plan of the store that is there.
+def check_place(objects: LocalObjects) -> None:
+    """Raise ``StoreError`` unless a store can be made or continued here, before anything is written.
 
-    Raises ``StoreError`` where the place holds something else.
+    The tables of a half-made store of a killed run may be completed; anything else in the directory is somebody's.
     """
-    if get_sealed(objects, STORE) is None:
-        if objects.root.exists():
-            _refuse_foreign(objects)
-        write_plan(objects, plan)
-    plan = read_plan(objects)
-    write_metadata(objects, plan)
-    return plan
-
-
-def _refuse_foreign(objects: LocalObjects) -> None:
-    """A half-made store of a killed run may be completed; anything else in the directory is somebody's."""
-    if not objects.root.is_dir():
+    if get_sealed(objects, STORE) is not None:
+        read_plan(objects)
+        return
+    if objects.root.exists() and not objects.root.is_dir():
         raise StoreError(f"store is {str(objects.root)!r}, which is a file; name a directory", kind="store-format")
-    foreign = [path.name for path in objects.root.iterdir() if path.name != "_tables"]
+    present = [path.name for path in objects.root.iterdir()] if objects.root.exists() else []
+    foreign = [name for name in present if name != TABLES]
     if foreign:
         raise StoreError(
             f"{objects.root} is not empty ({foreign[0]!r}) and holds no feature store; "
             "name another directory with --store",
             kind="store-format",
         )
+
+
+def create_store(objects: LocalObjects, plan: Plan) -> Plan:
+    """Make a store for a plan, or return the plan of the store that is there. Raises as ``check_place``."""
+    check_place(objects)
+    if get_sealed(objects, STORE) is None:
+        write_plan(objects, plan)
+    plan = read_plan(objects)
+    write_metadata(objects, plan)
+    return plan
 
 
 def add_modality(
@@ -69,19 +72,23 @@ def write_shard(
     """Write and commit one shard of a modality.
 
     ``arrays`` have one row for each of ``rows``, in slot order. Rows with non-finite values are never stored: such a
-    video is quarantined as ``non-finite``. Returns the rows as committed. Raises ``StoreError`` ``stale-lease`` where
-    another run has taken over.
+    video is quarantined as ``non-finite``. Where the shard is committed already, rows of videos that are not among
+    ``rows`` stay as they are: the commit is removed, the shard written and committed again. Returns the new rows as
+    committed. Raises ``StoreError`` ``stale-lease`` where another run has taken over.
     """
     rows, arrays = _quarantine_non_finite(rows, arrays)
-    offsets = [row.slot - shard * shard_len for row in rows]
+    kept, kept_arrays = _committed_rows(objects, modality, shard, shard_len, {row.slot for row in rows})
     lease.check(objects)
+    remove_commit(objects, modality.path, shard)
     hashes = {}
     for name, spec in modality.arrays.items():
         whole = np.full((shard_len, *spec.shape), spec.fill, dtype=spec.dtype)
-        whole[offsets] = arrays[name]
+        whole[[row.slot - shard * shard_len for row in rows]] = arrays[name]
+        whole[[row.slot - shard * shard_len for row in kept]] = kept_arrays[name]
         hashes.update(_put_array(objects, modality, name, shard, encode_shard(spec, whole)))
     lease.check(objects)
-    write_commit(objects, modality.path, shard, rows, hashes, metadata or {})
+    everything = sorted([*kept, *rows], key=lambda row: row.slot)
+    write_commit(objects, modality.path, shard, everything, hashes, metadata or {})
     return list(rows)
 
 
@@ -92,6 +99,24 @@ def write_text_set(objects: LocalObjects, modality: Modality, arrays: Mapping[st
         hashes.update(_put_array(objects, modality, name, 0, encode_chunk(spec, arrays[name])))
     lease.check(objects)
     write_commit(objects, modality.path, 0, [], hashes, {})
+
+
+def _committed_rows(
+    objects: LocalObjects, modality: Modality, shard: int, shard_len: int, replaced: set[int]
+) -> tuple[list[CommitRow], dict[str, np.ndarray]]:
+    """What a shard holds of videos that are not about to be replaced."""
+    commit = None
+    if objects.size(commit_key(modality.path, shard)) is not None:
+        commit = read_commit(objects, modality.path, shard)
+    rows = [CommitRow(**row) for row in commit.rows if row["slot"] not in replaced] if commit else []
+    arrays = {}
+    for name, spec in modality.arrays.items():
+        arrays[name] = np.full((len(rows), *spec.shape), spec.fill, dtype=spec.dtype)
+        key = array_key(modality.path, name, shard, len(spec.shape) + 1)
+        if commit is not None and rows and key in commit.objects:
+            positions = [row.slot - shard * shard_len for row in rows]
+            read_rows(objects.path(key), spec, shard_len, positions, arrays[name])
+    return rows, arrays
 
 
 def _put_array(objects: LocalObjects, modality: Modality, name: str, shard: int, data: bytes | None) -> dict[str, str]:

@@ -1,0 +1,24 @@
+"""Heads on stored features: models, training, evaluation.
+
+``train_head`` and ``evaluate_run`` are all that most callers need.
+"""
+
+__all__ = ["EpochReport", "HeadConfig", "RunResult", "TrainConfig", "evaluate_run", "train_head"]
+
+_HOMES = {
+    "EpochReport": "train",
+    "HeadConfig": "models",
+    "RunResult": "results",
+    "TrainConfig": "train",
+    "evaluate_run": "evaluate",
+    "train_head": "evaluate",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Everything here needs torch, which takes seconds to import; the command line must not wait for it.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"pipeline.head.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pipeline.head' has no attribute {name!r}")

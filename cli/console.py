@@ -1,0 +1,123 @@
+"""Words and progress on standard error; results on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.progress import Progress
+
+
+def say(line: str = "") -> None:
+    """A line for people, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def only_result_on_stdout() -> Iterator[Any]:
+    """Send all that anybody prints while the block runs, native libraries included, to standard error.
+
+    Yields a function that prints one line to the real standard output.
+    """
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+
+    def out(line: str) -> None:
+        os.write(real, (line + "\n").encode())
+
+    try:
+        yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def as_json(value: Any) -> str:
+    """One JSON object on one line; NaN and infinity become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def make_progress() -> Progress:
+    """A bar with rate and time left on a terminal, plain lines elsewhere."""
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines(Progress):
+    """A line now and then: at least ten seconds apart, so that a log stays readable."""
+
+    def begin(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._began = self._said = time.monotonic()
+        say(f"{what}: {total} to do")
+
+    def advance(self, steps: int) -> None:
+        self._done += steps
+        now = time.monotonic()
+        if now - self._said >= 10 or self._done >= self._total:
+            self._said = now
+            rate = self._done / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / rate if rate else 0.0
+            say(f"{self._what}: {self._done} of {self._total}, {rate:.1f} a second, {left:.0f} s left")
+
+    def note(self, line: str) -> None:
+        say(line)
+
+    def warn(self, line: str) -> None:
+        say(f"warning: {line}")
+
+
+class _Bar(Progress):
+    """Rich's progress bar on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._bar: Any = None
+
+    def begin(self, what: str, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(what, total=total, rate="")
+        self._bar.start()
+
+    def advance(self, steps: int) -> None:
+        self._bar.advance(self._task, steps)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate=f"{speed:.1f}/s" if speed else "")
+
+    def end(self) -> None:
+        self._bar.stop()
+
+    def note(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
+
+    def warn(self, line: str) -> None:
+        self._console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)

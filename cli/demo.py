@@ -1,0 +1,3 @@
+"""``vilp-pipe demo`` and ``vilp-pipe benchmark``."""
+
+from __future__ import annotations

@@ -1,0 +1,196 @@
+"""``vilp-pipe extract``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.app import app
+from store.errors import UsageError
+
+Opt = typer.Option
+DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
+
+
+@app.command()
+def extract(
+    dataset: Annotated[
+        str | None, Opt(help="ucf101, hmdb51, folder, manifest or synthetic.", rich_help_panel=DATA)
+    ] = None,
+    root: Annotated[
+        str | None,
+        Opt(help="Folder of the videos (default: $VILP_DATA/<dataset>, else data/<dataset>).", rich_help_panel=DATA),
+    ] = None,
+    store: Annotated[
+        str | None, Opt(help="Folder of the feature store (default: stores/<dataset>).", rich_help_panel=DATA)
+    ] = None,
+    splits: Annotated[
+        str | None, Opt(help="Folder of the official split lists, where not under the root.", rich_help_panel=DATA)
+    ] = None,
+    limit: Annotated[int | None, Opt(help="Only the first N videos of the plan.", rich_help_panel=DATA)] = None,
+    update: Annotated[bool, Opt("--update", help="Append videos that came later.", rich_help_panel=DATA)] = False,
+    frames: Annotated[int | None, Opt(help="Frames a video for CLIP (default: 16).", rich_help_panel=FEATURES)] = None,
+    pose_frames: Annotated[
+        int | None, Opt(help="Frames a video for pose, a multiple of --frames (default: 48).", rich_help_panel=FEATURES)
+    ] = None,
+    views: Annotated[
+        str | None, Opt(help="center, center256, squash, flip; several with commas.", rich_help_panel=FEATURES)
+    ] = None,
+    tokens: Annotated[
+        str | None, Opt(help="Patch tokens to keep: value,penult, one of them, or ''.", rich_help_panel=FEATURES)
+    ] = None,
+    clip: Annotated[
+        str | None, Opt(help="Model of open_clip, or tiny (default: ViT-B-16).", rich_help_panel=FEATURES)
+    ] = None,
+    clip_pretrained: Annotated[
+        str | None,
+        Opt(
+            help="Its weights: a tag of open_clip, a file, or none (random) (default: openai).",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None,
+    pose: Annotated[
+        str | None,
+        Opt(help="onnx, mmpose, precomputed, none or module:Class (default: mmpose).", rich_help_panel=FEATURES),
+    ] = None,
+    det_weights: Annotated[str | None, Opt(help="Weights of the person detector.", rich_help_panel=FEATURES)] = None,
+    pose_weights: Annotated[str | None, Opt(help="Weights of the keypoint model.", rich_help_panel=FEATURES)] = None,
+    pose_config: Annotated[
+        str | None, Opt(help="mmpose: config name or file; precomputed: file of poses.", rich_help_panel=FEATURES)
+    ] = None,
+    modality: Annotated[
+        str | None, Opt(help="Compute only these: clip, pose (default: both).", rich_help_panel=FEATURES)
+    ] = None,
+    decoder: Annotated[
+        str | None, Opt(help="pyav, decord or module:function (default: pyav).", rich_help_panel=FEATURES)
+    ] = None,
+    precision: Annotated[
+        str | None, Opt(help="auto, fp32, bf16 or fp16: auto is bf16 where the CPU or GPU has it.", rich_help_panel=RUN)
+    ] = None,
+    device: Annotated[str | None, Opt(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = None,
+    batch_size: Annotated[int | None, Opt(help="Images a forward pass (default: 32).", rich_help_panel=RUN)] = None,
+    engine: Annotated[str | None, Opt(help="ray or inline (default: ray).", rich_help_panel=RUN)] = None,
+    ray_address: Annotated[str | None, Opt(help="Join a running Ray cluster.", rich_help_panel=RUN)] = None,
+    part: Annotated[
+        str | None, Opt(help="i/n: this run's share, for independent jobs on one store.", rich_help_panel=RUN)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        Opt(help="Bound on decoded frames in flight, such as 2GB (default: a quarter).", rich_help_panel=RUN),
+    ] = None,
+    shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
+    seed: Annotated[int | None, Opt(help="Of random weights and rendering.", rich_help_panel=RUN)] = None,
+    retry_quarantined: Annotated[
+        bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
+    ] = False,
+    dry_run: Annotated[bool, Opt("--dry-run", help="Print the plan and stop.", rich_help_panel=RUN)] = False,
+    strict: Annotated[
+        bool, Opt("--strict", help="Missing or quarantined videos and another environment fail.", rich_help_panel=RUN)
+    ] = False,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.", rich_help_panel=RUN)] = False,
+) -> None:
+    """Decode videos, encode frames and poses, and commit the features to a store.
+
+    Run it again after whatever ended it: only what is missing is computed. On a store that exists, settings that are
+    not given are those of its first run.
+
+    \b
+      vilp-pipe extract --dataset hmdb51
+      vilp-pipe extract --dataset folder --root my-videos --store stores/mine --pose none
+      vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
+    """
+    from pipeline.config import parse_part
+
+    given: dict[str, Any] = {
+        "dataset": dataset,
+        "root": root,
+        "splits": splits,
+        "limit": limit,
+        "frames": frames,
+        "pose_frames": pose_frames,
+        "views": _names(views),
+        "tokens": _names(tokens),
+        "clip": clip,
+        "clip_pretrained": clip_pretrained,
+        "pose": pose,
+        "det_weights": det_weights,
+        "pose_weights": pose_weights,
+        "pose_config": pose_config,
+        "modalities": _names(modality),
+        "decoder": decoder,
+        "precision": precision,
+        "device": device,
+        "batch_size": batch_size,
+        "engine": engine,
+        "ray_address": ray_address,
+        "part": parse_part(part) if part else None,
+        "memory": _bytes(memory) if memory else None,
+        "shard_len": shard_len,
+        "seed": seed,
+        "update": update or None,
+        "retry_quarantined": retry_quarantined or None,
+        "strict": strict or None,
+    }
+    with only_result_on_stdout() as out:
+        from pipeline.config import resolve
+        from pipeline.extract import dry_run as plan_only
+        from pipeline.extract import extract as run
+
+        config = resolve(store, {name: value for name, value in given.items() if value is not None})
+        if dry_run:
+            forecast = plan_only(config)
+            out(as_json(forecast) if json else "\n".join(f"{name}: {value}" for name, value in forecast.items()))
+            return
+        summary = run(config, progress=make_progress())
+        if json:
+            out(as_json(summary.to_dict()))
+        else:
+            _show(summary)
+    nothing_worked = summary.executed > 0 and summary.done == 0
+    if nothing_worked:
+        say("error: no video succeeded; the table above says why")
+    if nothing_worked or (strict and summary.quarantined):
+        raise typer.Exit(1)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _bytes(text: str) -> int:
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        return int(float(number.removesuffix(unit)) * units[unit])
+    except ValueError:
+        raise UsageError(f"memory is {text!r}; allowed: a number of bytes, such as 500MB or 2GB") from None
+
+
+def _show(summary: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary.dataset}: extraction", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    done = f"{summary.done} of {summary.executed} in this run; {summary.planned} in the plan"
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.quarantined.items()))
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in sorted(summary.stage_seconds.items()))
+    table.add_row("videos with features", done)
+    table.add_row("partial", str(summary.partial))
+    table.add_row("quarantined", kinds or "0")
+    for failure in summary.failures[:5]:
+        table.add_row("", f"{failure['video_id']}: {failure['message']}")
+    table.add_row("listed but not on disk", str(summary.missing))
+    table.add_row("on disk but in no list", str(summary.unlisted))
+    table.add_row("units tried again", str(summary.retried_units))
+    table.add_row("seconds a stage", seconds or "nothing to do")
+    table.add_row("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second")
+    table.add_row("store", summary.store)
+    if summary.quarantined:
+        table.add_row("retry the quarantined", f"vilp-pipe extract --store {summary.store} --retry-quarantined")
+    table.add_row("next", summary.next_command)
+    Console(stderr=True).print(table, markup=False)

@@ -1,0 +1,82 @@
+"""``vilp-pipe status`` and ``vilp-pipe verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.app import app
+
+Opt = typer.Option
+
+
+@app.command()
+def status(
+    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """What is in a store: coverage of every group, who works on it now, and what is quarantined."""
+    with only_result_on_stdout() as out:
+        from pipeline.status import find_store, store_status
+
+        found = store_status(find_store(store))
+        if json:
+            out(as_json(found))
+            return
+        out(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
+        out(f"  {found['missing']} listed videos are not on disk, {found['unlisted']} files are in no list")
+        for group in found["groups"]:
+            counts = ", ".join(f"{group[name]} {name}" for name in ("committed", "partial", "quarantined", "left"))
+            out(f"  {group['path']}: {counts}; {group['bytes'] / 1e6:.1f} MB")
+        for run in found["running"]:
+            out(f"  running: process {run['pid']} on {run['host']} since {run['since']}, part {run['part']}")
+        for failure in found["quarantined"]:
+            out(f"  quarantined: {failure['video_id']}: {failure['kind']}: {failure['message']}")
+        if found["quarantined"]:
+            out(f"  try these again: vilp-pipe extract --store {found['store']} --retry-quarantined")
+
+
+@app.command()
+def verify(
+    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    repair: Annotated[
+        bool, Opt("--repair", help="Restore what has a copy; compute damaged shards again from their videos.")
+    ] = False,
+    sources: Annotated[bool, Opt("--sources", help="Compare the videos on disk with their recorded SHA-256.")] = False,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Check every byte of a store, and print the digest of its values. Exit code 1 when anything is wrong."""
+    with only_result_on_stdout() as out:
+        from dataclasses import asdict
+
+        from pipeline.repair import repair as mend
+        from pipeline.status import changed_sources, find_store
+        from store.objects import LocalObjects
+        from store.verify import verify_store
+
+        objects = LocalObjects(find_store(store))
+        progress = make_progress()
+        report = verify_store(objects, progress=progress.note)
+        if repair and (report.problems or report.leftovers):
+            for problem in report.problems:
+                progress.warn(f"{problem.key} {problem.message}")
+            report = mend(objects, report, progress=progress)
+        changed = changed_sources(objects) if sources else []
+        if json:
+            out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))
+        else:
+            for problem in report.problems:
+                out(f"{problem.key} {problem.message}")
+            for line in changed:
+                out(line)
+            out(
+                f"{report.committed} of {report.planned} videos committed, {report.partial} partial, "
+                f"{report.quarantined} quarantined, {report.corrupt} corrupt"
+            )
+            out(f"digest {report.digest}")
+    if report.problems and not repair:
+        say(f"error: {len(report.problems)} objects are damaged; run: vilp-pipe verify --store {objects.root} --repair")
+    if report.problems or changed:
+        raise typer.Exit(1)

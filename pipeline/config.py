@@ -1,0 +1,152 @@
+"""What a user asks of an extraction, validated as early as possible."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from store.errors import UsageError, one_of
+from store.lease import WHOLE, Part
+
+ENGINES = ("ray", "inline")
+MODALITIES = ("clip", "pose")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Everything that ``vilp-pipe extract`` takes. The command reference in the README explains each value.
+
+    dataset       ``ucf101``, ``hmdb51``, ``folder``, ``manifest`` or ``synthetic``
+    root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
+    store         folder of the store; None: ``stores/<dataset>``
+    frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
+    modalities    which of ``clip`` and ``pose`` to compute now; a store may hold more
+    part          this run's share of the shards
+    chunk_bytes   decoded frames that travel together, in bytes
+    memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
+    limit         only the first videos of the plan, None for all
+    """
+
+    dataset: str = "synthetic"
+    root: str | None = None
+    store: str | None = None
+    splits: str | None = None
+    frames: int = 16
+    pose_frames: int = 48
+    views: tuple[str, ...] = ("center",)
+    tokens: tuple[str, ...] = ("value", "penult")
+    clip: str = "ViT-B-16"
+    clip_pretrained: str = "openai"
+    pose: str = "mmpose"
+    det_weights: str | None = None
+    pose_weights: str | None = None
+    pose_config: str | None = None
+    decoder: str = "pyav"
+    engine: str = "ray"
+    ray_address: str | None = None
+    part: Part = WHOLE
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 32
+    memory: int | None = None
+    chunk_bytes: int = 64 << 20
+    shard_len: int = 64
+    limit: int | None = None
+    seed: int = 0
+    update: bool = False
+    retry_quarantined: bool = False
+    modalities: tuple[str, ...] = MODALITIES
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("engine", self.engine, ENGINES)
+        for name in self.modalities:
+            one_of("modality", name, MODALITIES)
+        if not self.modalities:
+            raise UsageError("modality is empty; allowed: clip, pose")
+        for name in ("frames", "pose_frames", "batch_size", "shard_len", "chunk_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; allowed: 1 or more")
+        if self.wants_pose and self.pose_frames % self.frames:
+            raise UsageError(
+                f"pose-frames is {self.pose_frames}; allowed: a multiple of frames ({self.frames}), "
+                "so that the frames of CLIP are among them"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
+        if not 0 <= self.part.index < self.part.count:
+            raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        if self.modalities == ("pose",) and self.pose == "none":
+            raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")
+
+    @property
+    def wants_pose(self) -> bool:
+        return "pose" in self.modalities and self.pose != "none"
+
+    @property
+    def wants_clip(self) -> bool:
+        return "clip" in self.modalities
+
+    @property
+    def decoded_frames(self) -> int:
+        """Frames that a video is decoded to: the pose frames, which contain those of CLIP, or those of CLIP."""
+        return self.pose_frames if self.wants_pose else self.frames
+
+    @property
+    def store_path(self) -> Path:
+        return Path(self.store) if self.store else Path("stores") / self.dataset
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings as plain JSON values, kept in the store so that a repair needs no flags."""
+        values = asdict(self)
+        values["part"] = "0/1"
+        values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        values["part"] = WHOLE
+        return cls(**values)
+
+
+def parse_part(text: str) -> Part:
+    """``i/n`` as a part of the shards, such as ``0/4``."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"part is {text!r}; allowed: i/n with i from 0 to n-1, such as 0/4")
+    return Part(int(index), int(count))
+
+
+def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
+    """The configuration for a store: what is given, else what the store's first run used, else the defaults.
+
+    Raises ``UsageError`` where neither a dataset nor a store that exists is named.
+    """
+    from store.layout import STORE
+    from store.objects import LocalObjects
+    from store.sealed import get_sealed
+
+    if store is None and "dataset" not in given:
+        raise UsageError(
+            "dataset is not given; allowed: ucf101, hmdb51, folder, manifest, synthetic (or --store of a store)"
+        )
+    path = Path(store) if store is not None else Path("stores") / given["dataset"]
+    facts = get_sealed(LocalObjects(path), STORE) if path.is_dir() else None
+    if facts is None and "dataset" not in given:
+        raise UsageError(
+            f"no feature store at {path} and no --dataset; allowed: ucf101, hmdb51, folder, manifest, synthetic"
+        )
+    recipe = dict(facts["source"]) if facts else {}
+    if "modalities" not in given:
+        recipe.pop("modalities", None)
+    base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
+    return replace(base, store=str(path), **given)
+
+
+def default_config(dataset: str) -> ExtractConfig:
+    """Defaults of a dataset. The synthetic set knows its true poses, and needs no weights from anywhere."""
+    if dataset == "synthetic":
+        return ExtractConfig(dataset=dataset, clip="tiny", clip_pretrained="none", pose="precomputed")
+    return ExtractConfig(dataset=dataset)

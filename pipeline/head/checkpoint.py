@@ -1,0 +1,159 @@
+"""A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head.
+
+Every file is put in place atomically, and ``run.json``, which holds the hashes of the others, goes last: a directory
+has a run if and only if it has that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+
+from pipeline.head.metrics import ranking
+from pipeline.head.models import Head, build_head
+from pipeline.head.results import Prediction, RunResult
+from store.errors import MissingError, StoreError, UsageError
+
+RECORD = "run.json"
+PREDICTIONS = "predictions.parquet"
+
+
+def checkpoint_name(split: int, seed: int) -> str:
+    return f"split{split}-seed{seed}.safetensors"
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make sure that a run can be written, before any work is done for it. An older run in it goes.
+
+    Raises ``UsageError`` where the directory holds something else.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"out is {directory}, which is a file; name a directory")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / RECORD).is_file():
+        raise UsageError(f"out is {directory}, which is not empty and holds no run; name another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def write_run(
+    directory: Path, result: RunResult, heads: dict[tuple[int, int], Head], predictions: Sequence[Prediction]
+) -> RunResult:
+    """Write a run, replacing one that is there; returns the result with its directory and the hashes of its files.
+
+    ``heads`` are by split and seed.
+    """
+    for stale in (directory / RECORD, directory / PREDICTIONS, *directory.glob("split*-seed*.safetensors")):
+        stale.unlink(missing_ok=True)
+    table = predictions_table(predictions, result.class_names)
+    files = {PREDICTIONS: _put(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))}
+    for (split, seed), head in heads.items():
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+        name = checkpoint_name(split, seed)
+        files[name] = _put(directory / name, partial(save_file, tensors))
+    result = replace(result, directory=directory, files=files)
+    text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+    _put(directory / RECORD, lambda path: path.write_text(text + "\n"))
+    return result
+
+
+def read_run(directory: str | os.PathLike[str]) -> RunResult:
+    """The record of a run. Raises ``MissingError`` where there is none."""
+    path = Path(directory) / RECORD
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingError(f"no run in {directory}; make one with: vilp-pipe train-head --out {directory}") from None
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); train again", kind="store-corrupt") from None
+    if data.get("format") != "vilp-run" or data.get("version") != 1:
+        raise StoreError(f"{path} is no run that this version reads (format vilp-run, version 1)", kind="store-version")
+    return RunResult.from_dict(data).at(Path(directory))
+
+
+def load_head(run: RunResult, split: int, seed: int) -> Head:
+    """A trained head of a run, on the CPU. Raises ``StoreError`` (``store-corrupt``) where its file was changed."""
+    name = checkpoint_name(split, seed)
+    head = build_head(run.config, run.sizes)
+    head.load_state_dict(load_file(_checked(run, name)))
+    return head.eval()
+
+
+def load_predictions(run: RunResult) -> list[Prediction]:
+    """The recorded predictions of a run, in order of split and seed."""
+    table = pq.read_table(_checked(run, PREDICTIONS))
+    found = []
+    for split, seed in sorted({(score.split, score.seed) for score in run.scores}):
+        mask = np.logical_and(table["split"].to_numpy() == split, table["seed"].to_numpy() == seed)
+        rows = table.filter(pa.array(mask))
+        found.append(
+            Prediction(
+                split=split,
+                seed=seed,
+                scores=np.array(rows["logits"].combine_chunks().flatten()).reshape(len(rows), -1),
+                labels=rows["label"].to_numpy(),
+                slots=rows["slot"].to_numpy(),
+                video_ids=tuple(rows["video_id"].to_pylist()),
+                sources=tuple(rows["source"].to_pylist()),
+            )
+        )
+    return found
+
+
+def predictions_table(predictions: Sequence[Prediction], class_names: Sequence[str]) -> pa.Table:
+    """One row a split, seed and test video."""
+    parts = []
+    for p in predictions:
+        count = len(p.labels)
+        best = ranking(p.scores, min(5, len(class_names)))
+        logits = pa.FixedSizeListArray.from_arrays(pa.array(p.scores.astype(np.float32).ravel()), p.scores.shape[1])
+        columns = {
+            "split": pa.array([p.split] * count, pa.int32()),
+            "seed": pa.array([p.seed] * count, pa.int32()),
+            "slot": pa.array(p.slots, pa.int64()),
+            "video_id": pa.array(p.video_ids, pa.string()),
+            "source": pa.array(p.sources, pa.string()),
+            "label": pa.array(p.labels, pa.int64()),
+            "class_name": pa.array([class_names[label] for label in p.labels], pa.string()),
+            "predicted": pa.array([class_names[label] for label in best[:, 0]], pa.string()),
+            "top5": pa.array(best.tolist(), pa.list_(pa.int64())),
+            "logits": logits,
+        }
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
+
+
+def _checked(run: RunResult, name: str) -> Path:
+    assert run.directory is not None
+    path = run.directory / name
+    if not path.is_file():
+        raise MissingError(f"{path} is missing from the run; train again")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != run.files.get(name):
+        raise StoreError(f"{path} is not as it was written; train again", kind="store-corrupt")
+    return path
+
+
+def _put(path: Path, write: Callable[[Path], object]) -> str:
+    """Write a file beside its place, make it durable and move it there; returns its SHA-256 (hex)."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        data = temporary.read_bytes()
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return hashlib.sha256(data).hexdigest()

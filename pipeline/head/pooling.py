@@ -1,0 +1,127 @@
+"""Tokens under the persons, pooled once for each pose estimator, sigma and view, and kept on the disk.
+
+``m = h / sum h`` over the heatmap h of a frame, ``z = sum_g m[g] X[g]``, ``q = max_g h[g]``: nothing is learnt, so 5.4
+GB of tokens (HMDB51, ViT-B/16, 16 frames) become 111 MB once, and training never reads the tokens again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stages.heatmap import pool_weights, render
+from store.features import Features
+
+# Raised when the numbers of a cached file would come out differently.
+CACHE_VERSION = 1
+
+
+class Pooled(NamedTuple):
+    """What is kept of the tokens of N videos in one view, all stored frames.
+
+    slots     int64 [N]
+    pooled    float16 [N, T, D], zero where nobody is
+    presence  float16 [N, T], height of the heatmap's peak, 0 where nobody is
+    heatmap   float16 [N, T, G, G]
+    """
+
+    slots: Tensor
+    pooled: Tensor
+    presence: Tensor
+    heatmap: Tensor
+
+
+def pool_tokens(tokens: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of ``tokens`` [..., G, G, D] under ``heatmap`` [..., G, G], float32 [..., D], and its peak [...].
+
+    Where the heatmap is zero both are zero.
+    """
+    weights, peak = pool_weights(heatmap)
+    pooled = weights.flatten(-2).unsqueeze(-2) @ tokens.float().flatten(-3, -2)
+    return pooled.squeeze(-2), peak
+
+
+def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma: float) -> Tensor:
+    """Heatmaps of the CLIP frames on the token grid of a view: float32 [B, T, G, G].
+
+    Keypoints are kept as fractions of the frame; here they move to fractions of the view, an image of ``size`` pixels.
+    """
+    from stages.geometry import to_view
+
+    keypoints = features["keypoints"].float()
+    if features.pose_frames is not None:
+        keypoints = keypoints[:, features.pose_frames]
+    moved = keypoints.clone()
+    for video, (width, height) in enumerate(features.sizes.tolist()):
+        moved[video, ..., :2] = to_view(keypoints[video, ..., :2], view, width, height, size)
+    return render(moved, grid, sigma=sigma)
+
+
+def pool_view(shards: Iterable[Features], *, view: str, size: int, sigma: float) -> Pooled:
+    """Pool the ``value`` tokens of one view, [B, 1, T, G, G, D], shard by shard."""
+    parts = []
+    for features in shards:
+        tokens = features["value"][:, 0]
+        heatmap = view_heatmaps(features, view=view, size=size, grid=tokens.shape[2], sigma=sigma)
+        pooled, presence = pool_tokens(tokens, heatmap)
+        parts.append(Pooled(features.slots, pooled.half(), presence.half(), heatmap.half()))
+    return Pooled(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def cache_directory() -> Path:
+    """``$VILP_CACHE``, or ``~/.cache/vilp-pipe``."""
+    return Path(os.environ.get("VILP_CACHE") or Path.home() / ".cache" / "vilp-pipe")
+
+
+def cache_path(key: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, key], sort_keys=True).encode()).hexdigest()
+    return cache_directory() / f"pooled-{digest[:24]}.safetensors"
+
+
+def read_cache(path: Path) -> Pooled | None:
+    """What ``write_cache`` kept, or None where it is absent or not as it was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get("sha256")
+            result = Pooled(**{name: file.get_tensor(name) for name in Pooled._fields})
+    except (OSError, SafetensorError):
+        return None
+    return result if digest == _digest(result) else None
+
+
+def write_cache(path: Path, pooled: Pooled) -> None:
+    """Keep ``pooled``, atomically. A cache that cannot be written costs time later, not this run."""
+    from safetensors.torch import save_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".pooled-")
+        os.close(handle)
+        try:
+            tensors = {key: value.contiguous() for key, value in pooled._asdict().items()}
+            save_file(tensors, name, metadata={"sha256": _digest(pooled)})
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        warnings.warn(f"pooled tokens were not kept in {path.parent}: {error}; set VILP_CACHE", stacklevel=2)
+
+
+def _digest(pooled: Pooled) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in pooled._asdict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,22 @@
+"""How long work tells of itself. A library caller hears nothing unless it passes a ``Progress`` of its own."""
+
+from __future__ import annotations
+
+
+class Progress:
+    """Receiver of progress; this one is silent."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Work of ``total`` steps begins."""
+
+    def advance(self, steps: int) -> None:
+        """Some steps are done."""
+
+    def end(self) -> None:
+        """The work that began last is over."""
+
+    def note(self, line: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, line: str) -> None:
+        """Something that the user should look at."""

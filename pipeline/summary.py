@@ -1,0 +1,69 @@
+"""What a run did, for people and for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from store.commits import PARTIAL, QUARANTINED, CommitRow
+
+
+@dataclass
+class Summary:
+    """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
+    ``quarantined`` (by error kind) are counted. Stage seconds add up over workers."""
+
+    store: str
+    dataset: str
+    planned: int
+    missing: int
+    unlisted: int
+    groups: list[str]
+    executed: int = 0
+    partial: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    retried_units: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    next_command: str = ""
+
+    @property
+    def done(self) -> int:
+        """Videos of this run that have features now."""
+        return self.executed - sum(self.quarantined.values())
+
+    @property
+    def videos_per_second(self) -> float:
+        return self.executed / self.seconds if self.seconds else 0.0
+
+    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_ids: Mapping[int, str]) -> int:
+        """Count a committed unit; ``rows`` by group path. Returns the number of its videos."""
+        seconds: Counter[str] = Counter(self.stage_seconds)
+        worst: dict[int, CommitRow] = {}
+        decoded: dict[int, float] = {}
+        for path, group_rows in rows.items():
+            for row in group_rows:
+                if row.slot not in worst or row.status == QUARANTINED:
+                    worst[row.slot] = row
+                decoded[row.slot] = row.decode_seconds
+                if not path.startswith("frames/"):
+                    seconds[path.split("/")[0]] += row.stage_seconds
+        seconds["decode"] += sum(decoded.values())
+        self.stage_seconds = dict(seconds)
+        self.executed += len(worst)
+        self.partial += sum(row.status == PARTIAL for row in worst.values())
+        bad = [row for row in worst.values() if row.status == QUARANTINED]
+        self.quarantined = dict(Counter(self.quarantined) + Counter(row.error_kind for row in bad))
+        self.failures += [
+            {"video_id": video_ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
+        ]
+        return len(worst)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        rate = round(self.videos_per_second, 3)
+        return {**asdict(self), "done": self.done, "videos_per_second": rate}

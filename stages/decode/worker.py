@@ -1,0 +1,184 @@
+"""Decoding in a process of its own, which may crash, hang or run out of memory: each costs exactly one video."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stages.decode.process import DecodeProcess, DecodeProcessError
+from stages.decode.segments import SegmentReader
+from stages.decode.stage import DecodeConfig, DecodeOutcome
+from stages.types import DecodedVideo, VideoFailure, VideoRef
+
+# Chunks alive at once: one that is decoded while its two predecessors can still be read.
+_RING = 3
+
+
+@dataclass(frozen=True)
+class DecodedChunk:
+    """Outcomes of the first videos that were submitted, and the rest, to be submitted again."""
+
+    results: list[DecodeOutcome]
+    remaining: list[VideoRef]
+
+
+class DecodeWorker:
+    """A killable decoding process.
+
+    ``submit`` starts to decode, ``result`` waits for it; between the two the caller is free, and it may submit the next
+    chunk before it has used up the last. A chunk holds at most ``chunk_bytes`` of frames, and at least one video.
+
+    Frames are read-only views on shared memory. Those of one ``result`` stay as they are until the second ``result``
+    after it returns; from then on they may show other frames.
+
+    Where the process dies, hangs or runs out of memory, the video that it was at is decoded once more, alone in a fresh
+    process. What fails again is a ``VideoFailure``: ``decoder-crash``; ``decoder-timeout`` (too much CPU time, which a
+    suspended machine does not spend); ``decoder-memory``; or, where the environment may be at fault, ``timeout`` (no
+    progress, and no CPU time used) or ``out-of-memory`` (killed from outside, as the kernel does when memory is short).
+
+    The process is killed by the system when the thread that started it ends; a worker then starts another.
+    """
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self.config = config
+        self._segments: list[SegmentReader] = []
+        self._turn = -1
+        self._child: DecodeProcess | None = None
+        self._chunk: _Chunk | None = None
+
+    def setup(self) -> None:
+        """Start the process, with the backend imported; raises ``UsageError`` or ``MissingError`` where that fails."""
+        if not self._segments:
+            self._segments = [SegmentReader() for _ in range(_RING)]
+        self._running()
+
+    def __call__(self, refs: Sequence[VideoRef]) -> DecodedChunk:
+        """``submit`` and ``result`` in one."""
+        self.submit(refs)
+        return self.result()
+
+    def submit(self, refs: Sequence[VideoRef]) -> None:
+        """Begin to decode ``refs``, at least one. The result of the last ``submit`` must have been fetched."""
+        if self._chunk is not None:
+            raise RuntimeError("submit was called twice without result in between")
+        if not refs:
+            raise ValueError("submit needs at least one video")
+        self.setup()
+        self._turn = (self._turn + 1) % _RING
+        self._chunk = _Chunk(tuple(refs), self._turn)
+        self._request(self._chunk)
+
+    def result(self) -> DecodedChunk:
+        """Wait for what was submitted: one outcome a video, in order, for the first videos; no video makes it raise."""
+        if self._chunk is None:
+            raise RuntimeError("result was called without submit before it")
+        chunk = self._chunk
+        while not chunk.complete:
+            try:
+                self._collect(chunk)
+            except DecodeProcessError as fault:
+                self._stop()
+                chunk.blame(fault)
+            if not chunk.complete:
+                self._request(chunk)
+        self._chunk = None
+        return DecodedChunk(chunk.outcomes, list(chunk.refs[len(chunk.outcomes) :]))
+
+    def close(self) -> None:
+        """Kill the process. Views that were handed out stay valid."""
+        self._stop()
+        for segment in self._segments:
+            segment.close()
+        self._segments, self._chunk = [], None
+
+    def __enter__(self) -> DecodeWorker:
+        self.setup()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _running(self) -> DecodeProcess:
+        if self._child is None:
+            self._child = DecodeProcess(self.config, [segment.fd for segment in self._segments])
+        return self._child
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def _request(self, chunk: _Chunk) -> None:
+        refs = [dataclasses.astuple(ref) for ref in chunk.next_refs()]
+        message = {"segment": chunk.segment, "offset": chunk.offset, "refs": refs}
+        try:
+            self._running().send(message)
+        except OSError:  # it died while it had nothing to do, which is nobody's fault
+            self._stop()
+            self._running().send(message)
+
+    def _collect(self, chunk: _Chunk) -> None:
+        """Take in the answers to one request; raises ``DecodeProcessError``."""
+        child = self._running()
+        asked = len(chunk.next_refs())
+        while True:
+            message = child.receive()
+            if "start" in message:
+                chunk.hashed = (None, None)
+            elif "hashed" in message:
+                chunk.hashed = (message["hashed"][0], message["hashed"][1])
+            elif "done" in message:
+                chunk.outcomes.append(self._outcome(chunk, message))
+            elif "end" in message:
+                chunk.full = message["end"] < asked
+                return
+
+    def _outcome(self, chunk: _Chunk, message: dict[str, Any]) -> DecodeOutcome:
+        video = None
+        if "video" in message:
+            facts, shape = message["video"], tuple(message["shape"])
+            frames = self._segments[chunk.segment].view(message["offset"], shape)
+            chunk.offset = message["next_offset"]
+            indices, pts = np.array(facts.pop("indices"), np.int32), np.array(facts.pop("pts"), np.float64)
+            video = DecodedVideo(frames=frames, indices=indices, pts=pts, **facts)
+        failure = VideoFailure(*message["failure"]) if message["failure"] else None
+        ref = chunk.refs[len(chunk.outcomes)]
+        return DecodeOutcome(ref, video, failure, message["sha256"], message["num_bytes"], message["seconds"])
+
+
+@dataclass
+class _Chunk:
+    """What was submitted and how far it has come."""
+
+    refs: tuple[VideoRef, ...]
+    segment: int
+    outcomes: list[DecodeOutcome] = field(default_factory=list)
+    offset: int = 0
+    full: bool = False
+    suspect: int = -1
+    hashed: tuple[str | None, int | None] = (None, None)
+
+    @property
+    def complete(self) -> bool:
+        return self.full or len(self.outcomes) == len(self.refs)
+
+    def next_refs(self) -> tuple[VideoRef, ...]:
+        """The videos to ask for: all that are left, or a suspect alone."""
+        first = len(self.outcomes)
+        return self.refs[first : first + 1] if first == self.suspect else self.refs[first:]
+
+    def blame(self, fault: DecodeProcessError) -> None:
+        """Suspect the video at which the process was; condemn it where it was alone."""
+        if self.complete:
+            return
+        first = len(self.outcomes)
+        if first != self.suspect:
+            self.suspect = first
+            return
+        ref, (sha256, num_bytes) = self.refs[first], self.hashed
+        failure = VideoFailure(fault.kind, f"{ref.path!r}: {fault}")
+        self.outcomes.append(DecodeOutcome(ref, None, failure, sha256, num_bytes, fault.seconds))

@@ -1,0 +1,81 @@
+"""Tokens under the persons: pooled once, kept, and checked when read."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.head import pooling
+from pipeline.head.data import load_inputs, pooled_view, select
+from pipeline.head.models import HeadConfig
+from stages.heatmap import render
+
+CONFIG = HeadConfig(head="fuse", sigma=0.8)
+
+
+def count_pooling(monkeypatch):
+    calls = []
+    pool_view = pooling.pool_view
+    monkeypatch.setattr("pipeline.head.data.pool_view", lambda *a, **k: calls.append(1) or pool_view(*a, **k))
+    return calls
+
+
+def test_pooled_tokens_are_those_under_the_heatmap(make_store):
+    store = make_store().open()
+    selection = select(store, CONFIG, frames=4)
+    inputs = load_inputs(store, selection, CONFIG, split=1, subset="test", device="cpu")
+    features = store.load(split=1, subset="test", arrays=("value", "keypoints"))
+    # A view of the middle square of frames of 320 x 240, at every second pose frame.
+    keypoints = features["keypoints"][:, ::2].clone()
+    keypoints[..., 0] = (keypoints[..., 0] - 0.5) * 320 / 240 + 0.5
+    heatmap = render(keypoints, 3, sigma=0.8)
+    expected = (heatmap[..., None] * features["value"][:, 0].float()).sum((2, 3))
+    expected = expected / heatmap.sum((2, 3)).clamp(min=1e-30)[..., None]
+    torch.testing.assert_close(inputs.tensors["pooled"][:, 0].float(), expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(inputs.tensors["heatmap"][:, 0].float(), heatmap, atol=1e-3, rtol=0)
+    torch.testing.assert_close(inputs.tensors["presence"][:, 0].float(), heatmap.amax((2, 3)), atol=1e-3, rtol=0)
+    nobody = (features["keypoints"] == 0).flatten(1).all(1)
+    assert nobody.any()
+    assert (inputs.tensors["pooled"][nobody] == 0).all()
+
+
+def test_they_are_pooled_once_for_all_splits_and_frame_counts(make_store, monkeypatch):
+    calls = count_pooling(monkeypatch)
+    store = make_store().open()
+    for frames in (4, 2):
+        selection = select(store, CONFIG, frames=frames)
+        for split in (1, 2):
+            for subset in ("train", "test"):
+                inputs = load_inputs(store, selection, CONFIG, split=split, subset=subset, device="cpu")
+                assert inputs.tensors["pooled"].shape[2] == frames
+    assert len(calls) == 1
+    load_inputs(store, selection, HeadConfig(sigma=1.5), split=1, subset="test", device="cpu")
+    assert len(calls) == 2
+    other = make_store("other", seed=1).open()
+    load_inputs(other, select(other, CONFIG, frames=4), CONFIG, split=1, subset="test", device="cpu")
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_cache_is_made_again(make_store, monkeypatch, damage):
+    calls = count_pooling(monkeypatch)
+    store = make_store().open()
+    selection = select(store, CONFIG, frames=4)
+    first = pooled_view(store, selection, 0.8, "center")
+    (path,) = pooling.cache_directory().glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes({"flip": data, "truncate": data[:-100], "empty": b""}[damage])
+    second = pooled_view(store, selection, 0.8, "center")
+    assert len(calls) == 2
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    pooled_view(store, selection, 0.8, "center")
+    assert len(calls) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(make_store, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VILP_CACHE", str(tmp_path / "file" / "below"))
+    store = make_store().open()
+    with pytest.warns(UserWarning, match="pooled tokens were not kept in .*; set VILP_CACHE"):
+        pooled = pooled_view(store, select(store, CONFIG, frames=4), 0.8, "center")
+    assert np.isfinite(pooled.pooled.numpy()).all()

@@ -1,0 +1,208 @@
+"""Training runs from a store on the disk, their directories, and what is refused."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.head import RunResult, TrainConfig, evaluate_run, train_head
+from pipeline.head import data as head_data
+from pipeline.head.checkpoint import read_run
+from store.errors import MissingError, StoreError, UsageError
+
+FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
+
+
+@pytest.mark.parametrize("head", ["mean", "vcs", "pvcs", "attn", "fuse"])
+def test_a_run_is_reproduced_to_the_bit(make_store, tmp_path, head):
+    made = make_store()
+    result = train_head(made.open(), head=head, split="all", seeds=2, out=tmp_path / "run", **FAST)
+    assert [(s.split, s.seed) for s in result.scores] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(s.videos + s.train_videos == made.videos for s in result.scores)
+    assert result.chance == 0.25
+    assert result.complete
+    again = evaluate_run(tmp_path / "run")
+    assert again.reproduced
+    assert again.scores == result.scores
+    assert again.summaries == result.summaries
+    assert again.coverage == result.coverage
+
+
+def test_the_directory_holds_everything(make_store, tmp_path):
+    made = make_store()
+    result = train_head(str(made.root), head="pvcs", out=tmp_path / "run", **FAST)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["top1"] == result.top1
+    assert record["features"]["fingerprint"] == result.selection.fingerprint
+    assert record["features"]["clip"] == made.clip.id
+    assert record["features"]["pose"] == made.pose.id
+    assert record["class_names"] == list(made.class_names)
+    assert record["training"]["epochs"] == 2
+    assert record["environment"]["threads"] == torch.get_num_threads()
+    assert any("random weights" in warning for warning in record["warnings"])
+    assert RunResult.from_dict(record).to_dict() == record
+    assert read_run(tmp_path / "run") == result
+    table = pq.read_table(tmp_path / "run" / "predictions.parquet")
+    assert len(table) == result.scores[0].videos
+    correct = np.array(table["predicted"].to_pylist()) == np.array(table["class_name"].to_pylist())
+    assert correct.mean() == pytest.approx(result.top1)
+    assert [row[0] for row in table["top5"].to_pylist()] == [int(np.argmax(row)) for row in table["logits"].to_pylist()]
+
+
+def test_the_same_seed_gives_the_same_files(make_store, tmp_path):
+    made = make_store()
+    first, second = (train_head(made.open(), head="fuse", out=tmp_path / name, **FAST) for name in "ab")
+    assert first.files == second.files
+
+
+def test_no_epochs_are_zero_shot(make_store, tmp_path):
+    made = make_store()
+    options = {**FAST, "epochs": 0}
+    runs = [train_head(made.open(), head=head, out=tmp_path / head, **options) for head in ("vcs", "pvcs", "fuse")]
+    assert len({run.top1 for run in runs}) == 1
+    assert runs[0].top1 > 0.9
+    assert runs[0].scores[0].loss is None
+    assert evaluate_run(runs[0]).reproduced
+
+
+def test_fewer_frames_are_a_subset(make_store, tmp_path):
+    made = make_store()
+    result = train_head(made.open(), head="fuse", out=tmp_path / "run", **{**FAST, "frames": 2})
+    assert result.sizes.frames == 2
+    assert evaluate_run(result).reproduced
+    with pytest.raises(UsageError, match="frames is 8; allowed: 1 to 4"):
+        train_head(made.open(), head="vcs", out=tmp_path / "other", **{**FAST, "frames": 8})
+
+
+def test_other_features_are_refused(make_store, tmp_path):
+    result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
+    # The same model over other videos: the same group, other numbers.
+    twin = make_store("twin")
+    head_of_twin = evaluate_run(result, twin.open())
+    assert head_of_twin.reproduced
+    other = make_store("other", seed=1)
+    with pytest.raises(StoreError, match=f"trained on features of {result.selection.clip} and .* has {other.clip.id}"):
+        evaluate_run(result, other.open())
+    allowed = evaluate_run(result, other.open(), allow_mismatch=True)
+    assert not allowed.reproduced
+    assert allowed.selection.clip == other.clip.id
+
+
+def test_changed_numbers_are_refused(make_store, tmp_path, monkeypatch):
+    made = make_store()
+    result = train_head(made.open(), head="vcs", out=tmp_path / "run", **FAST)
+    changed = made.open()
+    monkeypatch.setattr(type(changed), "fingerprint", lambda *_, **__: "0" * 64)
+    with pytest.raises(StoreError, match="have fingerprint 000000000000 and the run was trained on"):
+        evaluate_run(result, changed)
+    assert evaluate_run(result, changed, allow_mismatch=True).reproduced
+
+
+def test_other_classes_are_refused(make_store, tmp_path):
+    result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
+    other = make_store("other").open()
+    object.__setattr__(other.plan, "class_names", ("a", "b", "c", "d"))
+    with pytest.raises(StoreError, match=r"trained on 4 classes of made-up and .* has others"):
+        evaluate_run(result, other, allow_mismatch=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        ("pvcs", {"pose": False}, "vilp-pipe extract --store .* --modality pose"),
+        ("fuse", {"tokens": ("value",)}, "'penult'.* --tokens value,penult"),
+        ("attn", {"tokens": ()}, "'penult'.* --tokens value,penult"),
+        ("vilp", {}, "'heatmap_clip'"),
+    ],
+)
+def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_path, head, options, message):
+    with pytest.raises(MissingError, match=message) as caught:
+        train_head(make_store(**options).open(), head=head, out=tmp_path / "run", **FAST)
+    assert caught.value.kind == "missing-modality"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_training_videos_is_a_warning(make_store, tmp_path):
+    result = train_head(make_store(train_classes=3).open(), head="vcs", out=tmp_path / "run", **FAST)
+    assert "no training video in split 1 for 1 of 4 classes: dive" in result.warnings
+    assert evaluate_run(result).warnings == result.warnings
+
+
+def test_an_official_split_with_missing_videos_is_marked(make_store, tmp_path):
+    result = train_head(make_store(dataset="hmdb51").open(), head="vcs", out=tmp_path / "run", **FAST)
+    assert not result.complete
+    assert result.coverage["1"]["test"]["missing"] == 1530 - result.scores[0].videos
+    assert any(warning.startswith("incomplete dataset") for warning in result.warnings)
+
+
+def test_usage_errors(make_store, tmp_path):
+    store = make_store().open()
+    with pytest.raises(UsageError, match="split is 3; allowed: 1, 2, all"):
+        train_head(store, split=3, head="vcs", **FAST)
+    with pytest.raises(UsageError, match="seeds is 0"):
+        train_head(store, seeds=0, head="vcs", **FAST)
+    with pytest.raises(UsageError, match="device is 'tpu9'"):
+        train_head(store, head="vcs", **{**FAST, "device": "tpu9"})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        train_head(store, head="vcs", out=tmp_path / "full", **FAST)
+    with pytest.raises(MissingError, match=r"no run in .*vilp-pipe train-head --out"):
+        evaluate_run(tmp_path / "nowhere")
+    object.__setattr__(store.plan, "class_names", ("only",))
+    with pytest.raises(UsageError, match="has one class"):
+        train_head(store, head="vcs", **FAST)
+
+
+def test_a_changed_checkpoint_is_noticed(make_store, tmp_path):
+    result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
+    path = tmp_path / "run" / "split1-seed0.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="is not as it was written"):
+        evaluate_run(result)
+
+
+def test_videos_with_nan_are_named(make_store, tmp_path, monkeypatch):
+    store = make_store().open()
+    load = type(store).load
+
+    def poisoned(self, **options):
+        features = load(self, **options)
+        features["cls"][1, 0, 2, 3] = float("nan")
+        return features
+
+    monkeypatch.setattr(type(store), "load", poisoned)
+    with pytest.raises(StoreError, match="frames holds values that are not finite for v"):
+        train_head(store, head="vcs", out=tmp_path / "run", **FAST)
+
+
+def test_a_run_may_replace_a_run_and_default_names_are_free(make_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = make_store().open()
+    first = train_head(store, head="vcs", **FAST)
+    second = train_head(store, head="vcs", **FAST)
+    assert [str(r.directory) for r in (first, second)] == ["runs/store-vcs", "runs/store-vcs-2"]
+    replaced = train_head(store, head="mean", out=first.directory, seeds=2, **FAST)
+    assert evaluate_run(first.directory).config.head == "mean"
+    assert replaced.summaries[0].interval[0] <= replaced.top1 <= replaced.summaries[0].interval[1]
+
+
+def test_progress_is_told_epoch_by_epoch(make_store, tmp_path):
+    reports = []
+    store = make_store().open()
+    train_head(store, head="vcs", split="all", seeds=2, out=tmp_path / "run", progress=reports.append, **FAST)
+    assert [(r.split, r.seed, r.epoch) for r in reports] == [(s, n, e) for s in (1, 2) for n in (0, 1) for e in (1, 2)]
+    assert all(report.epochs == 2 and report.loss > 0 for report in reports)
+
+
+def test_the_test_set_is_not_read_before_training_ends(make_store, tmp_path, monkeypatch):
+    events = []
+    load = head_data.load_inputs
+    monkeypatch.setattr(head_data, "load_inputs", lambda *a, **k: events.append(k["subset"]) or load(*a, **k))
+    store = make_store().open()
+    train_head(store, head="vcs", out=tmp_path / "run", progress=lambda r: events.append(r.epoch), **FAST)
+    assert events == ["train", 1, 2, "test"]

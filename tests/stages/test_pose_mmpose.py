@@ -1,0 +1,326 @@
+"""The mmpose backend: its shims, its weights, its geometry, and its results against mmpose's own inference."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
+from stages.pose.mmpose import CropGeometry, MMPoseEstimator, bilinear_crops, letterbox
+from stages.types import Clip, DecodedVideo, VideoRef
+from store.errors import MissingError, UsageError
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
+
+DETECTOR, SIMCC, HEATMAP = (
+    "rtmdet_nano_320-8xb32_coco-person",
+    "rtmpose-t_8xb256-420e_coco-256x192",
+    "td-hm_mobilenetv2_8xb64-210e_coco-256x192",
+)
+RANDOM = PoseConfig(
+    backend="mmpose",
+    det_weights="none",
+    pose_weights="none",
+    config=f"{DETECTOR},{SIMCC}",
+    max_persons=2,
+    max_detections=2,
+    device="cpu",
+    threads=1,
+    batch_size=4,
+)
+BOXES = np.array([[278, 44, 535, 406], [100, 50, 220, 300], [-20, -30, 150, 420], [500, 300, 680, 500]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def estimator() -> MMPoseEstimator:
+    estimator = MMPoseEstimator(RANDOM)
+    estimator.setup()
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def image(shared: Path) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(shared / "data" / "coco-mini" / "000000000785.jpg").convert("RGB"))
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth random picture: neighbouring pixels are alike, as in a photograph."""
+    from PIL import Image
+
+    small = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def clip(slot: int, *frames: np.ndarray, indices: list[int] | None = None) -> Clip:
+    stacked = np.stack(frames)
+    stacked.flags.writeable = False
+    count, height, width = stacked.shape[:3]
+    positions = np.array(indices or range(count), np.int32)
+    video = DecodedVideo(stacked, positions, positions / 25.0, count, count, 25.0, width, height)
+    return Clip(VideoRef(slot, f"v{slot}", f"v{slot}.avi"), video)
+
+
+# Shims
+
+
+def test_nms_of_the_shim_keeps_the_best_of_overlapping_boxes(estimator: MMPoseEstimator) -> None:
+    from mmcv.ops import batched_nms, nms
+
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 2]])
+    scores = torch.tensor([0.5, 0.9, 0.3, 0.4])
+    kept, order = nms(boxes, scores, iou_threshold=0.5)
+    assert order.tolist() == [1, 3, 2]
+    torch.testing.assert_close(kept[:, 4], scores[order])
+    # With the last pixel inside, [0, 2] x [0, 0] and [0, 2] x [0, 1] overlap by half instead of not at all.
+    thin = torch.tensor([[0.0, 0, 2, 0], [0, 0, 2, 1]])
+    assert len(nms(thin, scores[:2], iou_threshold=0.4, offset=1)[1]) == 1
+    assert len(nms(thin, scores[:2], iou_threshold=0.4, offset=0)[1]) == 2
+    apart = batched_nms(boxes, scores, torch.tensor([0, 1, 0, 0]), {"type": "nms", "iou_threshold": 0.5})[1]
+    assert apart.tolist() == [1, 0, 3, 2]
+
+
+def test_other_compiled_operators_are_refused_by_name(estimator: MMPoseEstimator) -> None:
+    from mmcv.ops import roi_align
+
+    with pytest.raises(MissingError, match=r"roi_align_forward.*mmcv-lite") as caught:
+        roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), 2)
+    assert caught.value.kind == "missing-package"
+
+
+def test_annotations_are_read_with_pycocotools(estimator: MMPoseEstimator) -> None:
+    import pycocotools.coco
+    import xtcocotools.coco
+    from mmpose.datasets.datasets.base import base_coco_style_dataset
+
+    assert xtcocotools.coco is pycocotools.coco
+    assert base_coco_style_dataset.COCO is pycocotools.coco.COCO
+
+
+# Configs and weights
+
+
+def test_record_is_plain_json_and_tells_numbers_apart(estimator: MMPoseEstimator) -> None:
+    assert isinstance(MMPoseEstimator(RANDOM), PoseEstimator)
+    assert estimator.name == "mmpose-rtmpose-t_coco-256x192"
+    record = MMPoseEstimator(RANDOM).record()
+    assert estimator.record() == record  # building the models has left it as it was
+    assert json.loads(json.dumps(record)) == record
+    assert record["detector"]["config"]["test_cfg"]["nms"] == {"type": "nms", "iou_threshold": 0.3}
+    assert "https" not in json.dumps(record)
+    assert MMPoseEstimator(replace(RANDOM, threads=2, batch_size=8)).record() == record
+    for change in ({"seed": 1}, {"max_detections": 3}, {"config": f"{DETECTOR},{HEATMAP}"}):
+        assert MMPoseEstimator(replace(RANDOM, **change)).record() != record  # type: ignore[arg-type]
+    copy = pickle.loads(pickle.dumps(MMPoseEstimator(RANDOM)))
+    assert copy.record() == record
+
+
+def test_default_models_ask_for_their_published_checkpoints(tmp_path: Path) -> None:
+    default = PoseConfig(backend="mmpose")
+    with pytest.raises(MissingError, match=r"rtmdet_m_8xb32-100e_coco-obj365-person-\w+\.pth.*--det-weights") as caught:
+        MMPoseEstimator(default).record()
+    assert caught.value.kind == "missing-weights"
+    place = str(tmp_path / "pose.pth")
+    with pytest.raises(MissingError, match=rf"rtmpose-m_simcc-[\w-]+\.pth .*--pose-weights {place}"):
+        MMPoseEstimator(replace(default, det_weights="none", pose_weights=place)).setup()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("rtmpose-m_8xb256-420e_coco-256x191", "close: rtmpose-m_8xb256-420e_coco-256x192"),
+        ("nowhere/config.py", "is not a file"),
+        ("rtmo-s_8xb32-600e_coco-640x640", "allowed: a TopdownPoseEstimator"),
+    ],
+)
+def test_unusable_configs_are_named(config: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MMPoseEstimator(replace(RANDOM, config=config)).record()
+
+
+def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: MMPoseEstimator, tmp_path: Path) -> None:
+    from mmengine.logging import HistoryBuffer
+    from safetensors.torch import save_file
+
+    other = MMPoseEstimator(replace(RANDOM, seed=1))
+    other.setup()
+    people = [(noise(120, 160), np.array([20, 10, 90, 110, 1], np.float32))]
+    want = other.keypoints(people)
+    assert (want != estimator.keypoints(people)).any()
+
+    state = other._pose.state_dict()
+    meta = {"dataset_meta": {"sigmas": np.ones(17, np.float32), "joints": {1, 2}}, "epoch": np.int64(3)}
+    history = {"loss": HistoryBuffer([1.0, 2.0], [1, 1])}
+    torch.save({"state_dict": state, "meta": meta, "message_hub": history}, tmp_path / "full.pth")
+    torch.save(state, tmp_path / "bare.pth")
+    save_file(state, tmp_path / "weights.safetensors")
+    for file in sorted(tmp_path.iterdir()):
+        loaded = MMPoseEstimator(replace(RANDOM, pose_weights=str(file)))
+        loaded.setup()
+        np.testing.assert_array_equal(loaded.keypoints(people), want)
+
+
+class Harmful:
+    """A pickle that would run a command."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
+    file, target = tmp_path / "harmful.pth", tmp_path / "made"
+    torch.save({"state_dict": {}, "meta": Harmful(target)}, file)
+    with pytest.raises(UsageError, match=r"--pose-weights.*harmful\.pth.*mkdir.*safetensors"):
+        MMPoseEstimator(replace(RANDOM, pose_weights=str(file))).setup()
+    assert not target.exists()
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(UsageError, match=r"--pose-weights.*cannot be read"):
+        MMPoseEstimator(replace(RANDOM, pose_weights=str(file))).setup()
+    file.rename(tmp_path / "harmful.safetensors")
+    with pytest.raises(UsageError, match=r"--pose-weights.*cannot be read"):
+        MMPoseEstimator(replace(RANDOM, pose_weights=str(tmp_path / "harmful.safetensors"))).setup()
+
+
+def test_checkpoints_of_another_model_are_refused(estimator: MMPoseEstimator, tmp_path: Path) -> None:
+    torch.save(estimator._detector.state_dict(), tmp_path / "detector.pth")
+    with pytest.raises(UsageError, match=r"--pose-weights.*does not fit rtmpose-t.*--pose-config DETECTOR,POSE"):
+        MMPoseEstimator(replace(RANDOM, pose_weights=str(tmp_path / "detector.pth"))).setup()
+
+
+# Geometry
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_crops_equal_those_of_opencv(udp: bool) -> None:
+    """Against cv2.warpAffine with mmpose's own matrices: windows inside, across an edge, outside and tiny."""
+    import cv2
+
+    from stages.pose import mmcv_compat
+
+    mmcv_compat.install()
+    from mmpose.structures.bbox import get_udp_warp_matrix, get_warp_matrix
+
+    geometry = CropGeometry(width=96, height=128, padding=1.25, udp=udp)
+    frames = [noise(150, 200, 1), noise(90, 70, 2), noise(150, 200, 3), noise(150, 200, 4), noise(60, 60, 5)]
+    boxes = np.array([[30, 20, 90, 140], [-30, 40, 60, 120], [500, 500, 600, 600], [50, 50, 52, 53], [0, 0, 60, 60]])
+    center, size = geometry.windows(boxes.astype(np.float32))
+    got = bilinear_crops(frames, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
+    matrix = get_udp_warp_matrix if udp else get_warp_matrix
+    for row, frame in enumerate(frames):
+        warp = matrix(center[row], size[row], 0.0, output_size=(96, 128))
+        want = cv2.warpAffine(frame, warp, (96, 128), flags=cv2.INTER_LINEAR)
+        assert np.abs(got[row].astype(int) - want).max() <= 1, row
+    assert (got[2] == 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (100, 100)])
+def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) -> None:
+    from stages.pose import mmcv_compat
+
+    mmcv_compat.install()
+    from mmcv.transforms import Pad, Resize
+
+    frame = noise(height, width)
+    want = Resize(scale=(320, 320), keep_ratio=True)({"img": frame})
+    scale = want["scale_factor"]
+    want = Pad(size=(320, 320), pad_val={"img": (114, 114, 114)})(want)["img"]
+    got, factors = letterbox(torch.tensor(frame), 320, 320, 114)
+    assert factors == pytest.approx(scale)
+    assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
+
+
+# Results
+
+
+@pytest.mark.parametrize("pose", [SIMCC, HEATMAP])
+def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray) -> None:
+    """Same boxes, random weights: coordinate classification and heatmaps, each with the flip test of its config."""
+    estimator = MMPoseEstimator(replace(RANDOM, config=f"{DETECTOR},{pose}", batch_size=3))
+    estimator.setup()
+    torch.manual_seed(0)
+    for weight in estimator._pose.head.parameters():
+        if weight.dim() == 4:
+            torch.nn.init.normal_(weight)  # else all joints would fall on one corner
+    from mmpose.apis import inference_topdown
+    from mmpose.apis.inference import dataset_meta_from_config
+
+    model = estimator._pose
+    model.cfg, model.dataset_meta = estimator.pose_config, dataset_meta_from_config(estimator.pose_config)
+    assert model.test_cfg["flip_test"]
+    results = [result.pred_instances for result in inference_topdown(model, image[..., ::-1].copy(), BOXES)]
+    got = estimator.keypoints([(image, box) for box in BOXES])
+    want = np.concatenate([found.keypoints for found in results])
+    assert np.ptp(want, axis=1).max() > 20  # the joints are told apart, so that an exchange of them would show
+    assert np.abs(got[..., :2] - want).max() < 0.5
+    scores = np.concatenate([found.keypoint_scores for found in results])
+    np.testing.assert_allclose(got[..., 2], scores.clip(0, 1), atol=0.02)
+
+
+def test_boxes_equal_those_of_the_detector_frame_by_frame(estimator: MMPoseEstimator) -> None:
+    """On pictures of the detector's own size nothing is resized, so that only the batching differs."""
+    from mmdet.structures import DetDataSample
+
+    frames = [noise(320, 320, seed) for seed in range(6)]
+    for frame, got in zip(frames, estimator.detect(frames), strict=True):
+        sample = DetDataSample(metainfo={"img_shape": (320, 320), "ori_shape": (320, 320), "scale_factor": (1.0, 1.0)})
+        bgr = torch.tensor(frame[..., ::-1].copy()).permute(2, 0, 1)
+        with torch.no_grad():
+            (result,) = estimator._detector.test_step({"inputs": [bgr], "data_samples": [sample]})
+        stock = np.column_stack((result.pred_instances.bboxes, result.pred_instances.scores))
+        assert got.shape == (2, 5)
+        for box in got:
+            assert np.abs(stock - box).max(axis=1).min() < 1e-3
+
+
+def test_results_do_not_depend_on_the_other_clips(estimator: MMPoseEstimator) -> None:
+    small, large = [noise(96, 128, seed) for seed in range(3)], [noise(200, 150, seed) for seed in range(3, 8)]
+    repeating = clip(2, small[0], small[1], small[1], small[2], indices=[0, 4, 4, 9])
+    clips = [clip(0, *small), clip(1, *large), repeating]
+    together = estimator(clips)
+    assert [len(frames) for frames in together] == [3, 5, 4]
+    for alone, with_others in zip((estimator([one])[0] for one in clips), together, strict=True):
+        for one, other in zip(alone, with_others, strict=True):
+            assert len(one) == 2
+            assert one.keypoints.dtype == one.boxes.dtype == np.float32
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.keypoints, other.keypoints)
+    assert together[2][1] is together[2][2]
+    np.testing.assert_array_equal(together[2][3].keypoints, together[0][2].keypoints)
+
+
+def test_frames_without_persons(estimator: MMPoseEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [np.zeros((0, 5), np.float32), np.array([[5, 5, 60, 90, 0.9]], np.float32), np.zeros((0, 5), np.float32)]
+    monkeypatch.setattr(estimator, "detect", lambda frames: found[: len(frames)])
+    (frames,) = estimator([clip(0, *(noise(96, 128, seed) for seed in range(3)))])
+    assert [len(persons) for persons in frames] == [0, 1, 0]
+    (nobody,) = estimator([clip(0, noise(96, 128))])
+    assert len(nobody[0]) == 0
+    assert estimator([]) == []
+
+
+def test_joints_of_another_skeleton_are_mapped_by_name() -> None:
+    from stages.pose.mmpose import _skeleton, models
+
+    models.mmcv_compat.install()
+    coco, flip = _skeleton(models.read_config(SIMCC))
+    assert coco == {joint: joint for joint in range(17)}
+    assert flip == list(COCO_SWAP)
+    crowdpose, _ = _skeleton(models.read_config("td-hm_hrnet-w32_8xb64-210e_crowdpose-256x192"))
+    assert {COCO_JOINTS[joint]: own for joint, own in crowdpose.items()}["left_shoulder"] == 0
+    assert COCO_JOINTS.index("nose") not in crowdpose
+    hand = "rtmpose-m_8xb256-210e_hand5-256x256"
+    with pytest.raises(UsageError, match="none of COCO's joints"):
+        _skeleton(models.read_config(hand))

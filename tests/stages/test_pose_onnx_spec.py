@@ -1,0 +1,141 @@
+"""Model specs: told by signature, read from a file, checked against the model, and what they decode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.pose.images import crop, crop_window, fit
+from stages.pose.onnx_spec import Node, OnnxModelSpec, read_spec, spec_of
+from store.errors import UsageError
+
+SIMCC_IN = (Node("input", ("batch", 3, 256, 192), "tensor(float)"),)
+SIMCC_OUT = (
+    Node("simcc_x", ("batch", 17, 384), "tensor(float)"),
+    Node("simcc_y", ("batch", 17, 512), "tensor(float)"),
+)
+UNKNOWN_OUT = (Node("a", ("n", 17, 384), "tensor(float)"), Node("b", ("n", 17, 512), "tensor(float)"))
+
+
+def test_simcc_is_known_by_its_signature(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "m.onnx", SIMCC_IN, SIMCC_OUT)
+    assert (spec.output, spec.height, spec.width, spec.colour) == ("simcc", 256, 192, "rgb")
+
+
+def test_a_detector_with_suppression_is_rtmdet_as_mmdeploy_exports_it(tmp_path: Path) -> None:
+    inputs = (Node("input", ("batch", 3, "height", "width"), "tensor(float)"),)
+    outputs = (Node("dets", (1, "n", 5), "tensor(float)"), Node("labels", (1, "n"), "tensor(int64)"))
+    blue_green_red = {"colour": "bgr", "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
+    want = OnnxModelSpec("rtmdet", "mmdet-nms", 320, 320, fill=114, **blue_green_red)
+    assert spec_of(tmp_path / "m.onnx", inputs, outputs) == want
+
+
+def test_an_unknown_model_says_where_to_describe_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not known by its signature .*m\.spec\.json"):
+        spec_of(tmp_path / "m.onnx", SIMCC_IN, UNKNOWN_OUT)
+
+
+def test_a_file_beside_the_model_describes_it(tmp_path: Path) -> None:
+    values = {"name": "mine", "output": "simcc", "height": 256, "width": 192, "mean": [1, 2, 3]}
+    (tmp_path / "m.spec.json").write_text(json.dumps(values))
+    spec = spec_of(tmp_path / "m.onnx", SIMCC_IN, UNKNOWN_OUT)
+    assert spec == OnnxModelSpec("mine", "simcc", 256, 192, mean=(1.0, 2.0, 3.0))
+    (tmp_path / "again.spec.json").write_text(json.dumps(spec.to_dict()))
+    assert read_spec(tmp_path / "again.spec.json") == spec
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"height": 384}, r"the spec gives float32 \[1, 3, 384, 192\], the model takes input float"),
+        ({"layout": "nhwc"}, "the model takes"),
+        ({"dtype": "uint8"}, "the spec gives uint8"),
+        ({"output": "movenet"}, "the spec says movenet, the model gives"),
+        ({"output": "heatmaps"}, "output is 'heatmaps'; allowed: mmdet-nms, movenet, simcc"),
+        ({"colour": "grey"}, "colour is 'grey'"),
+        ({"mean": [1, 2]}, "three values each"),
+        ({"std": [1, 0, 1]}, "std more than 0"),
+        ({"scale": 2}, "unknown key 'scale'"),
+        ({"width": None}, "is no model spec"),
+    ],
+)
+def test_a_spec_that_disagrees_is_refused_in_one_line(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    values = {"name": "mine", "output": "simcc", "height": 256, "width": 192, **changed}
+    (tmp_path / "m.spec.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=words) as caught:
+        spec_of(tmp_path / "m.onnx", SIMCC_IN, SIMCC_OUT)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_joints_is_refused(tmp_path: Path) -> None:
+    outputs = tuple(Node(node.name, (1, 133, node.shape[2]), node.type) for node in SIMCC_OUT)
+    with pytest.raises(UsageError, match="133 joints; allowed: 17"):
+        spec_of(tmp_path / "m.onnx", SIMCC_IN, outputs)
+
+
+def test_simcc_peaks_are_places() -> None:
+    spec = OnnxModelSpec("m", "simcc", 256, 192)
+    x, y = np.zeros((1, 17, 384), np.float32), np.zeros((1, 17, 512), np.float32)
+    for joint in range(17):
+        x[0, joint, 20 * joint], y[0, joint, 512 - 25 * (joint + 1)] = 0.9, 0.4 + joint / 10
+    keypoints = spec.decode_keypoints([x, y])
+    np.testing.assert_allclose(keypoints[:, 0] * 192, np.arange(17) * 10)
+    np.testing.assert_allclose(keypoints[:, 1] * 256, 256 - 12.5 * np.arange(1, 18))
+    np.testing.assert_allclose(keypoints[:, 2], np.minimum(0.9, 0.4 + np.arange(17) / 10), rtol=1e-6)
+
+
+def test_prepare_orders_normalises_and_lays_out() -> None:
+    picture = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+    spec = OnnxModelSpec("m", "simcc", 2, 4, colour="bgr", mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
+    got = spec.prepare(picture)
+    assert (got.shape, got.dtype) == (spec.input_shape, np.float32)
+    np.testing.assert_allclose(got[0, 0], (picture[..., 2] - 1.0) / 2)
+    np.testing.assert_allclose(got[0, 2], (picture[..., 0] - 3.0) / 8)
+    raw = OnnxModelSpec("m", "movenet", 2, 4, layout="nhwc", dtype="uint8").prepare(picture)
+    assert raw.dtype == np.uint8
+    assert np.array_equal(raw[0], picture)
+
+
+def test_fit_keeps_the_aspect_and_pads_right_and_bottom() -> None:
+    frame = np.full((100, 200, 3), 7, np.uint8)
+    canvas, scale = fit(frame, width=320, height=320, fill=114)
+    assert scale == pytest.approx(1.6)
+    assert (canvas[:160] == 7).all()
+    assert (canvas[160:] == 114).all()
+    same, scale = fit(frame, width=200, height=300, fill=0)
+    assert scale == 1
+    assert np.array_equal(same[:100], frame)
+
+
+def test_crop_window_holds_the_box_in_the_models_aspect() -> None:
+    np.testing.assert_allclose(crop_window(np.array([10, 20, 30, 60]), aspect=1, padding=1.25), [-5, 15, 50, 50])
+    np.testing.assert_allclose(crop_window(np.array([10, 20, 30, 60]), aspect=0.75, padding=1), [5, 20, 30, 40])
+    np.testing.assert_allclose(crop_window(np.array([10, 20, 40, 30]), aspect=0.75, padding=1), [10, 5, 30, 40])
+    assert (crop_window(np.array([5.0, 5, 5, 5]), aspect=1, padding=1.25)[2:] == 1.25).all()
+
+
+def test_crop_maps_pixels_to_where_the_window_says() -> None:
+    # A linear ramp stays one under bilinear resizing: the crop's values tell where each pixel came from.
+    x, y = np.meshgrid(np.arange(100) + 0.5, np.arange(80) + 0.5)
+    frame = np.stack([x * 2, y * 2, np.zeros_like(x)], -1).round().astype(np.uint8)
+    window = np.array([12.3, 20.7, 40.0, 30.0])
+    picture = crop(frame, window, width=80, height=60).astype(float)
+    want_x = (12.3 + (np.arange(80) + 0.5) / 80 * 40) * 2
+    want_y = (20.7 + (np.arange(60) + 0.5) / 60 * 30) * 2
+    np.testing.assert_allclose(picture[30, 2:-2, 0], want_x[2:-2], atol=0.55)
+    np.testing.assert_allclose(picture[2:-2, 40, 1], want_y[2:-2], atol=0.55)
+
+
+@pytest.mark.parametrize("x1", [-60.0, -20.5, 70.25, 500.0])
+def test_crop_outside_the_frame_is_black(x1: float) -> None:
+    frame = np.full((80, 100, 3), 200, np.uint8)
+    picture = crop(frame, np.array([x1, -10.0, 50.0, 50.0]), width=50, height=50)
+    inside = (np.arange(50) + x1 >= 1) & (np.arange(50) + x1 <= 98)
+    outside = (np.arange(50) + x1 < -1.5) | (np.arange(50) + x1 > 100.5)
+    assert (picture[12:, inside] == 200).all()
+    assert not picture[:, outside].any()
+    assert not picture[:9].any()
