@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import as_json, make_progress, only_result_on_stdout
 from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:

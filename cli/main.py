@@ -60,4 +60,3 @@ def _command_line() -> list[str]:
     import shlex
 
     return ["vilp-pipe", *map(shlex.quote, sys.argv[1:])]
-

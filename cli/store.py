@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.console import as_json, make_progress, only_result_on_stdout, say
 from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout, say
 
 Opt = typer.Option
 

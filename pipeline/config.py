@@ -106,7 +106,9 @@ class ExtractConfig:
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()
+        }
         values["part"] = WHOLE
         return cls(**values)
 

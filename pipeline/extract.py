@@ -28,8 +28,6 @@ from store.plan import Plan, read_plan, write_plan
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
-TEMPLATES = ("a video of a person {}.",)
-
 
 def extract(
     config: ExtractConfig, *, progress: Progress | None = None, only_shards: Collection[int] | None = None
@@ -164,9 +162,12 @@ def _run(
     write = WriteConfig(str(objects.root), plan.shard_len, lease)
     with _engine(config, graph, write) as engine:
         if texts and clip is not None:
-            modality, arrays = engine.call(clip, "encode_text", plan.class_names, TEMPLATES, clip.modality.path)
+            from stages.clip.text import text_arrays, text_modality
+
+            text = engine.call(clip, "encode_text", plan.class_names)
+            modality = text_modality(clip.modality, text)
             add_modality(objects, plan, modality, config.recipe(), {})
-            write_text_set(objects, modality, arrays, lease)
+            write_text_set(objects, modality, text_arrays(text), lease)
         progress.begin("extracting", count_videos(units))
         for result in run_lanes(engine, graph, units, lanes(config), root):
             progress.advance(summary.add(result.rows, video_ids))

@@ -16,8 +16,8 @@ from stages.decode import DecodeConfig, decoder_record
 from store.schema import ArraySpec, Modality
 
 if TYPE_CHECKING:
-    from stages.clip import ClipConfig, ClipEncoder
-
+    from stages.clip import ClipConfig
+    from stages.clip.encoder import ClipEncoder
     from stages.pose.base import PoseConfig
     from stages.pose.stage import PoseStage
 
@@ -61,7 +61,7 @@ def _stage(config: ClipConfig | PoseConfig) -> Any:
         from stages.pose.stage import PoseStage
 
         return PoseStage(config)
-    from stages.clip import ClipEncoder
+    from stages.clip.encoder import ClipEncoder
 
     return ClipEncoder(config)
 

@@ -238,7 +238,7 @@ class FeatureStore:
         pose_frames = None
         clip_group = next((g for g in chosen.values() if g.modality.kind == "clip"), None)
         pose_group = next((g for g in chosen.values() if g.modality.kind == "pose"), None)
-        stored = int(clip_group.modality.record["num_frames"]) if clip_group else 0
+        stored = _length(clip_group, "frame") if clip_group else 0
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
@@ -251,7 +251,7 @@ class FeatureStore:
                     values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
-            pose_frames = torch.from_numpy(frame_index * int(pose_group.modality.record["num_frames"]) // stored)
+            pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
         return self._describe(tensors, pose_frames, slots, list(chosen.values())[:1], device)
 
     def _describe(
@@ -328,6 +328,11 @@ def _damage(path: Path, url: str) -> Iterator[None]:
     except (DamagedShardError, FileNotFoundError) as error:
         message = f"{path} is damaged or missing; run: vilp-pipe verify --store {url} --repair"
         raise StoreError(message, kind="store-corrupt") from error
+
+
+def _length(group: Group, dim: str) -> int:
+    """Length of a named dimension of a group's arrays."""
+    return next(spec.shape[spec.dims.index(dim)] for spec in group.modality.arrays.values() if dim in spec.dims)
 
 
 def _subsample(stored: int, frames: int | None) -> np.ndarray:

@@ -30,8 +30,8 @@ POSE = Modality(
     "made-up",
     {"num_frames": POSE_FRAMES},
     {
-        "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("frame", "person", "joint", "xyc")),
-        "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("frame", "person", "xyxys")),
+        "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
+        "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "xyxys")),
     },
 )
 TEXT = Modality(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,14 +116,13 @@ class RayEngine:
 
     def __init__(self, graph: Graph, write: WriteConfig, *, address: str | None, object_bytes: int, cpus: int) -> None:
         self._graph = graph
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        own: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": object_bytes, "include_dashboard": False}
+        own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_bytes, "include_dashboard": False}
         ray.init(
             address=address,
             log_to_driver=False,  # nothing that a worker prints may reach standard output
             logging_level=logging.ERROR,
             configure_logging=False,
-            **own,
+            **({} if address else own),
         )
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self._encoders: dict[str, list[Any]] = {}

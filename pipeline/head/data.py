@@ -122,7 +122,8 @@ def select(
                 f"vilp-pipe extract --store {store.url} --modality clip --tokens value,penult",
                 kind="missing-modality",
             )
-    stored = int(clip_group.modality.record["num_frames"])
+    cls = clip_group.modality.arrays["cls"]
+    stored = cls.shape[cls.dims.index("frame")]
     if not 1 <= frames <= stored:
         raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that {store.url} holds a video")
     pose_group = _pose_group(store, config, pose)
@@ -220,7 +221,7 @@ def pooled_view(store: FeatureStore, selection: Selection, sigma: float, view: s
     shards = store.iter_shards(
         arrays=("value", "keypoints"), slots=slots, clip=selection.clip, pose=selection.pose, view=view
     )
-    pooled = pool_view(shards, view=view, size=int(record["image_size"]), sigma=sigma)
+    pooled = pool_view(shards, view=view, size=int(record["preprocess"]["size"]), sigma=sigma)
     write_cache(path, pooled)
     return pooled
 
@@ -289,7 +290,7 @@ def not_on_disk(store: FeatureStore) -> int:
 
 def random_weights(store: FeatureStore, selection: Selection) -> bool:
     """Whether the CLIP model of the features was never trained."""
-    return store.group("clip", selection.clip).modality.record.get("pretrained") in (None, "none")
+    return "seed" in store.group("clip", selection.clip).modality.record["weights"]
 
 
 def default_run_directory(store: FeatureStore, head: str) -> Path:

@@ -55,7 +55,7 @@ class HeadConfig:
     tau: float = 0.01
     kappa: float = 1.0
     sigma: float = 0.7
-    bottleneck: int = 128
+    bottleneck: int = 64
     pool_heads: int = 8
 
     def __post_init__(self) -> None:
@@ -173,9 +173,13 @@ class MeanHead(TextHead):
 class SpottingHead(TextHead):
     """VCS: frames weighted by how well they match a class's words."""
 
+    def frames(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
+        """Adapted frames, float32 [B, T, D]; not normalised."""
+        return self.adapter(unit(batch["frames"]))
+
     def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
         """What is spotted, float32 [B, T, D]."""
-        return unit(self.adapter(unit(batch["frames"])))
+        return unit(self.frames(batch, frame_mask))
 
     def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
         tokens = self.tokens(batch, frame_mask)
@@ -207,9 +211,6 @@ class TokenPoseHead(SpottingHead):
     def constrain(self) -> None:
         super().constrain()
         self.alpha.clamp_(0.0, 1.0)
-
-    def frames(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
-        return super().tokens(batch, frame_mask)
 
     def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
         pooled = self.pooled_adapter(unit(batch["pooled"]))

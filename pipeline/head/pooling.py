@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stages.geometry import to_view
 from stages.heatmap import pool_weights, render
 from store.features import Features
 
@@ -55,14 +56,12 @@ def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma:
 
     Keypoints are kept as fractions of the frame; here they move to fractions of the view, an image of ``size`` pixels.
     """
-    from stages.geometry import to_view
-
     keypoints = features["keypoints"].float()
     if features.pose_frames is not None:
         keypoints = keypoints[:, features.pose_frames]
     moved = keypoints.clone()
-    for video, (width, height) in enumerate(features.sizes.tolist()):
-        moved[video, ..., :2] = to_view(keypoints[video, ..., :2], view, width, height, size)
+    width, height = features.sizes.unbind(dim=-1)
+    moved[..., :2] = to_view(keypoints[..., :2], view, width, height, size)
     return render(moved, grid, sigma=sigma)
 
 

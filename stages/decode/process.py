@@ -55,7 +55,7 @@ class DecodeProcess:
                 [sys.executable, "-P", "-m", "stages.decode.child", *arguments],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if talkative is None else subprocess.DEVNULL,
+                stdout=2 if talkative is None else subprocess.DEVNULL,
                 stderr=talkative,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), **_ONE_THREAD},
                 start_new_session=True,

@@ -35,10 +35,11 @@ class DecodeWorker:
     Frames are read-only views on shared memory. Those of one ``result`` stay as they are until the second ``result``
     after it returns; from then on they may show other frames.
 
-    Where the process dies, hangs or runs out of memory, the video that it was at is decoded once more, alone in a fresh
-    process. What fails again is a ``VideoFailure``: ``decoder-crash``; ``decoder-timeout`` (too much CPU time, which a
-    suspended machine does not spend); ``decoder-memory``; or, where the environment may be at fault, ``timeout`` (no
-    progress, and no CPU time used) or ``out-of-memory`` (killed from outside, as the kernel does when memory is short).
+    Where the process dies, hangs or runs out of memory, the video that it was at is decoded once more, first of all in
+    a fresh process. What fails again is a ``VideoFailure``: ``decoder-crash``; ``decoder-timeout`` (too much CPU time,
+    which a suspended machine does not spend); ``decoder-memory``; or, where the environment may be at fault,
+    ``timeout`` (no progress, and no CPU time used) or ``out-of-memory`` (killed from outside, as the kernel does when
+    memory is short).
 
     The process is killed by the system when the thread that started it ends; a worker then starts another.
     """
@@ -86,7 +87,7 @@ class DecodeWorker:
             if not chunk.complete:
                 self._request(chunk)
         self._chunk = None
-        return DecodedChunk(chunk.outcomes, list(chunk.refs[len(chunk.outcomes) :]))
+        return DecodedChunk(chunk.outcomes, list(chunk.remaining))
 
     def close(self) -> None:
         """Kill the process. Views that were handed out stay valid."""
@@ -113,7 +114,7 @@ class DecodeWorker:
             self._child = None
 
     def _request(self, chunk: _Chunk) -> None:
-        refs = [dataclasses.astuple(ref) for ref in chunk.next_refs()]
+        refs = [dataclasses.astuple(ref) for ref in chunk.remaining]
         message = {"segment": chunk.segment, "offset": chunk.offset, "refs": refs}
         try:
             self._running().send(message)
@@ -124,7 +125,7 @@ class DecodeWorker:
     def _collect(self, chunk: _Chunk) -> None:
         """Take in the answers to one request; raises ``DecodeProcessError``."""
         child = self._running()
-        asked = len(chunk.next_refs())
+        asked = len(chunk.remaining)
         while True:
             message = child.receive()
             if "start" in message:
@@ -166,13 +167,13 @@ class _Chunk:
     def complete(self) -> bool:
         return self.full or len(self.outcomes) == len(self.refs)
 
-    def next_refs(self) -> tuple[VideoRef, ...]:
-        """The videos to ask for: all that are left, or a suspect alone."""
-        first = len(self.outcomes)
-        return self.refs[first : first + 1] if first == self.suspect else self.refs[first:]
+    @property
+    def remaining(self) -> tuple[VideoRef, ...]:
+        """The videos without an outcome."""
+        return self.refs[len(self.outcomes) :]
 
     def blame(self, fault: DecodeProcessError) -> None:
-        """Suspect the video at which the process was; condemn it where it was alone."""
+        """Suspect the video at which the process was; condemn it where it was the first in a fresh process too."""
         if self.complete:
             return
         first = len(self.outcomes)

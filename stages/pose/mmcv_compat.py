@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     import torch
 
 
+# Deprecations of torch and setuptools in these packages, at every frame: the versions that suit them are pinned.
+warnings.filterwarnings("ignore", module=r"(mmcv|mmdet|mmengine|mmpose)\.")
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+
 def install() -> None:
     """Make ``import mmpose.models`` and ``import mmdet.models`` work. Does nothing the second time.
 
     Raises ``MissingError`` where mmpose, mmdet, mmcv or mmengine is not installed.
     """
     require_packages()
-    # Deprecations of Python, torch and setuptools in these packages: the versions that suit them are pinned.
-    warnings.filterwarnings("ignore", module=r"(mmcv|mmdet|mmengine|mmpose)\.")
-    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     importlib.import_module("mmcv")
     if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
         sys.modules["mmcv._ext"] = _Operators("mmcv._ext")

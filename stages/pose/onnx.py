@@ -29,8 +29,8 @@ from stages.pose.onnx_spec import DETECTOR_OUTPUTS, KEYPOINT_OUTPUTS, Node, Onnx
 from stages.types import Clip, VideoFailure
 from store.errors import MissingError, UsageError
 
-# A trade, seen in UCF101: divers and swimmers score 0.3 to 0.4, and so do some look-alikes (a bare climbing wall). At 0.4
-# many clips of these sports have nobody. The score is stored with every box, so a reader can be stricter, not laxer.
+# A trade, seen in UCF101: divers and swimmers score 0.3 to 0.4, and so do some look-alikes (a bare climbing wall). At
+# 0.4 some clips of these sports have nobody. The score is stored with every box: a reader can be stricter, not laxer.
 DETECTION_THRESHOLD = 0.3
 PERSON_LABEL = 0
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,7 +159,8 @@ def test_views_stay_until_the_second_result_after(worker: DecodeWorker, tmp_path
     worker.submit(refs[1:2])
     second = worker.result().results[0]
     worker.submit(refs[2:3])
-    select.select([worker._child._connection], [], [])  # the child has at least begun to write the third
+    while b'"end"' not in worker._child._connection.recv(1 << 16, socket.MSG_PEEK):
+        pass  # until the child has written the third
     assert_fine(first)
     third = worker.result().results[0]
     assert_fine(second)

@@ -126,15 +126,16 @@ class MadeUpStore:
             if name in tokens:
                 dims = ("view", "frame", "row", "column", "dim")
                 arrays[name] = ArraySpec((1, FRAMES, GRID, GRID, width), "float16", dims)
-        record = {"num_frames": FRAMES, "views": ["center"], "image_size": 224, "pretrained": None}
-        return Modality("clip", "tiny", {**record, "seed": int(self.rng.integers(1000))}, arrays)
+        weights = {"seed": int(self.rng.integers(1000))}
+        record = {"views": ["center"], "preprocess": {"size": 224}, "weights": weights}
+        return Modality("clip", "tiny", record, arrays)
 
     def _pose(self):
         arrays = {
-            "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("frame", "person", "joint", "xyc")),
-            "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("frame", "person", "box")),
+            "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
+            "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
         }
-        return Modality("pose", "made-up", {"num_frames": POSE_FRAMES}, arrays)
+        return Modality("pose", "made-up", {}, arrays)
 
     def _write(self, lease):
         classes = self.rng.normal(size=(4, DIM))

@@ -24,9 +24,9 @@ def test_pooled_tokens_are_those_under_the_heatmap(make_store):
     selection = select(store, CONFIG, frames=4)
     inputs = load_inputs(store, selection, CONFIG, split=1, subset="test", device="cpu")
     features = store.load(split=1, subset="test", arrays=("value", "keypoints"))
-    # A view of the middle square of frames of 320 x 240, at every second pose frame.
+    # Every second pose frame; frames of 320 x 240 become 298 x 224, of which the view starts at column 37.
     keypoints = features["keypoints"][:, ::2].clone()
-    keypoints[..., 0] = (keypoints[..., 0] - 0.5) * 320 / 240 + 0.5
+    keypoints[..., 0] = (keypoints[..., 0] * 298 - 37) / 224
     heatmap = render(keypoints, 3, sigma=0.8)
     expected = (heatmap[..., None] * features["value"][:, 0].float()).sum((2, 3))
     expected = expected / heatmap.sum((2, 3)).clamp(min=1e-30)[..., None]

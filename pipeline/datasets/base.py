@@ -1,0 +1,205 @@
+"""What a dataset is to the rest of the pipeline, and what every adapter needs: finding video files quickly."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.errors import MissingError, RetryError, UsageError
+
+VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+TRAIN, TEST, UNUSED = "train", "test", ""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of a dataset, present on disk.
+
+    path      relative to the dataset's root, with forward slashes
+    label     0-based, a position in the dataset's ``class_names``
+    source    what was cut from one recording has one source: validation and intervals never split it
+    splits    the subset it is in, a split: "train", "test", or "" where the split leaves it out
+    start,    seconds; they cut a clip out of a longer file, None means the file's own start or end
+    end
+    """
+
+    video_id: str
+    path: str
+    label: int
+    class_name: str
+    source: str
+    splits: tuple[str, ...]
+    start: float | None
+    end: float | None
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The videos of a dataset that are on disk, in a fixed order, and what lists and disk disagree about.
+
+    videos           present, ordered by path
+    missing          paths of listed videos that are not on disk
+    unlisted         paths of video files on disk that no list names
+    expected_videos  videos of the complete dataset; None where there is no official number
+    """
+
+    name: str
+    root: Path
+    class_names: tuple[str, ...]
+    num_splits: int
+    videos: tuple[Video, ...]
+    missing: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    licence: str
+    expected_videos: int | None
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    bytes: int
+    mtime_ns: int
+
+
+def scan_videos(root: Path) -> dict[str, FileInfo]:
+    """Video files below ``root`` by relative path, sorted. Hidden files and folders are skipped, links are followed.
+
+    One pass, one stat a file; a link to a folder that it lies in is not followed again.
+    """
+    found: dict[str, FileInfo] = {}
+    pending = [("", os.fspath(root))]
+    while pending:
+        prefix, folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        if not (entry.is_symlink() and _contains(entry.path, folder)):
+                            pending.append((f"{prefix}{entry.name}/", entry.path))
+                    elif entry.name.lower().endswith(VIDEO_EXTENSIONS) and entry.is_file():
+                        found[_text(prefix + entry.name, root)] = file_info(entry)
+        except OSError as error:
+            raise RetryError(
+                f"cannot list {folder!r}: {error.strerror}; see that the disk is there and readable"
+            ) from (error)
+    return dict(sorted(found.items()))
+
+
+def file_info(entry: os.DirEntry[str] | Path) -> FileInfo:
+    """Size and modification time of a file."""
+    status = entry.stat()
+    return FileInfo(status.st_size, status.st_mtime_ns)
+
+
+def _contains(folder: str, path: str) -> bool:
+    folder, path = os.path.realpath(folder), os.path.realpath(path)
+    return os.path.commonpath([folder, path]) == folder
+
+
+def _text(path: str, root: Path) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the name of {path!r} in {root} is not UTF-8; rename the file") from None
+    return path
+
+
+def need_folder(root: Path, name: str, hint: str) -> Path:
+    """``root``, or a ``MissingError`` that says where it looked and what to do."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise MissingError(f"no video of {name}: {root} {what}; {hint}", kind="missing-data")
+    return root
+
+
+def need_videos(dataset: Dataset, looked: str, hint: str) -> Dataset:
+    """``dataset``, or a ``MissingError`` where not one of its videos is on disk."""
+    if not dataset.videos:
+        counts = f"{len(dataset.missing):,} listed videos are missing" if dataset.missing else "no video file is there"
+        if dataset.unlisted:
+            counts += f", {len(dataset.unlisted):,} files are named in no list, such as {dataset.unlisted[0]!r}"
+        raise MissingError(f"no video of {dataset.name}: looked in {looked}; {counts}; {hint}", kind="missing-data")
+    return dataset
+
+
+def read_list(path: Path) -> list[tuple[int, str]]:
+    """The lines of a split file that are not blank, stripped, with their numbers from 1."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise MissingError(
+            f"no split file {path}; pass --splits DIR with the official lists", kind="missing-data"
+        ) from (None)
+    except UnicodeDecodeError:
+        raise UsageError(f"split file {path} is not text in UTF-8; take the official one") from None
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def stem(path: str) -> str:
+    """``path`` without its extension."""
+    return posixpath.splitext(path)[0]
+
+
+def unique_ids(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """``names``, and where several videos would share one, their whole paths instead."""
+    count: dict[str, int] = {}
+    for name in names:
+        count[name] = count.get(name, 0) + 1
+    return [name if count[name] == 1 else path for path, name in zip(paths, names, strict=True)]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One video as the lists of a dataset describe it; ``path`` is relative to the folder of videos."""
+
+    path: str
+    video_id: str
+    label: int
+    source: str
+    splits: tuple[str, ...]
+
+
+def match_listed(
+    listed: Iterable[Listed], class_names: Sequence[str], files: Mapping[str, FileInfo], prefix: str
+) -> tuple[tuple[Video, ...], tuple[str, ...], tuple[str, ...]]:
+    """Videos present, paths missing, paths unlisted, for lists whose paths lie below ``prefix`` of the root.
+
+    A listed name matches a file of another letter case or with another extension too (``v_X.avi`` re-encoded as
+    ``v_X.mp4``), since copies of these datasets differ in both; an exact match comes first.
+    """
+    loose: dict[str, str] = {}
+    for path in files:
+        loose.setdefault(stem(path).lower(), path)
+    videos: list[Video] = []
+    missing: list[str] = []
+    used: set[str] = set()
+    for item in listed:
+        wanted = prefix + item.path
+        match = wanted if wanted in files else loose.get(stem(wanted).lower())
+        if match is None:
+            missing.append(wanted)
+            continue
+        used.add(match)
+        info = files[match]
+        videos.append(
+            Video(
+                item.video_id,
+                match,
+                item.label,
+                class_names[item.label],
+                item.source,
+                item.splits,
+                None,
+                None,
+                info.bytes,
+                info.mtime_ns,
+            )
+        )
+    unlisted = set(files) - used
+    return tuple(sorted(videos, key=lambda video: video.path)), tuple(sorted(missing)), tuple(sorted(unlisted))

@@ -1,0 +1,74 @@
+"""A directory a class: ``<class>/**/*.mp4``, or the same below ``train/`` and ``test/`` (or ``val/``)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from pipeline.datasets.base import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    Dataset,
+    Video,
+    need_folder,
+    need_videos,
+    scan_videos,
+    stem,
+    unique_ids,
+)
+
+HINT = "put a folder of videos a class there, or pass --root DIR"
+TRAIN_SHARE = 0.7
+
+
+def load(root: Path, seed: int) -> Dataset:
+    """One split: the one on disk, or else a stratified one, 70 in 100 for training, by a hash of path and seed.
+
+    Where ``train/``, ``val/`` and ``test/`` are all there, ``val/`` is in neither subset; beside ``train/`` alone it is
+    the test set. Each video is a source of its own, as nothing says otherwise.
+    """
+    need_folder(root, "folder", HINT)
+    files = scan_videos(root)
+    tops = {path.split("/")[0] for path in files if "/" in path}
+    split_on_disk = TRAIN in tops and tops in ({TRAIN, TEST}, {TRAIN, "val"}, {TRAIN, TEST, "val"})
+    depth = 1 if split_on_disk else 0
+    class_of = {path: parts[depth] for path in files if len(parts := PurePosixPath(path).parts) > depth + 1}
+    class_names = tuple(sorted(set(class_of.values())))
+    if split_on_disk:
+        subset_of = {TRAIN: TRAIN, TEST: TEST, "val": UNUSED if TEST in tops else TEST}
+        subsets = {path: subset_of[path.split("/")[0]] for path in class_of}
+    else:
+        subsets = _stratified(class_of, seed)
+    paths = list(class_of)
+    videos = tuple(
+        Video(
+            video_id,
+            path,
+            class_names.index(class_of[path]),
+            class_of[path],
+            stem(path),
+            (subsets[path],),
+            None,
+            None,
+            files[path].bytes,
+            files[path].mtime_ns,
+        )
+        for path, video_id in zip(paths, unique_ids(paths, [stem(path) for path in paths]), strict=True)
+    )
+    unlisted = tuple(path for path in files if path not in class_of)
+    dataset = Dataset("folder", root, class_names, 1, videos, (), unlisted, "unknown", None)
+    return need_videos(dataset, f"{root}/<class>/", HINT)
+
+
+def _stratified(class_of: dict[str, str], seed: int) -> dict[str, str]:
+    """Subsets by path; a class with two videos or more has one in each subset."""
+    by_class: dict[str, list[str]] = {}
+    for path, class_name in class_of.items():
+        by_class.setdefault(class_name, []).append(path)
+    subsets: dict[str, str] = {}
+    for paths in by_class.values():
+        paths = sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode()).digest())
+        num_train = max(1, min(len(paths) - 1, round(TRAIN_SHARE * len(paths))))
+        subsets |= {path: TRAIN if position < num_train else TEST for position, path in enumerate(paths)}
+    return subsets

@@ -1,0 +1,59 @@
+"""The embedded default: people rendered from a kinematic model, with the truth about every frame in sidecars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.datasets.base import Dataset, Video, need_videos, scan_videos
+from pipeline.datasets.synthetic.config import CLASSES, NUM_SPLITS, TINY, SyntheticConfig
+from pipeline.datasets.synthetic.render import ANNOTATIONS, TRUTH, Progress, read_recipe, render_dataset
+from store.errors import UsageError
+
+__all__ = ["ANNOTATIONS", "CLASSES", "TINY", "TRUTH", "SyntheticConfig", "load", "render_dataset"]
+
+LICENCE = "CC0-1.0 (rendered)"
+
+
+def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset:
+    """The set in ``root``, rendered first where there is none; a set rendered with another config is read as it is."""
+    recipe = read_recipe(root)
+    if recipe is None:
+        render_dataset(root, seed=seed, progress=progress)
+    elif recipe["seed"] != seed:
+        raise UsageError(
+            f"{root} holds a synthetic set of seed {recipe['seed']}, asked for {seed}; give another folder"
+        )
+    rows = pq.read_table(root / ANNOTATIONS).to_pylist()
+    files = scan_videos(root)
+    videos = tuple(
+        Video(
+            row["video_id"],
+            row["path"],
+            row["label"],
+            row["class_name"],
+            f"s{row['subject']:02d}",
+            tuple(row[f"split{number}"] for number in range(1, NUM_SPLITS + 1)),
+            None,
+            None,
+            files[row["path"]].bytes,
+            files[row["path"]].mtime_ns,
+        )
+        for row in sorted(rows, key=lambda row: row["path"])
+        if row["path"] in files
+    )
+    listed = {row["path"] for row in rows}
+    class_names = tuple(name for _, name in sorted({(row["label"], row["class_name"]) for row in rows}))
+    dataset = Dataset(
+        "synthetic",
+        root,
+        class_names,
+        NUM_SPLITS,
+        videos,
+        tuple(sorted(listed - set(files))),
+        tuple(sorted(set(files) - listed)),
+        LICENCE,
+        len(rows),
+    )
+    return need_videos(dataset, str(root), "delete the folder to render it anew")

@@ -1,0 +1,100 @@
+"""UCF101 in its official layout: ``UCF-101/<Class>/v_<Class>_gNN_cNN.avi`` and the lists of ``ucfTrainTestlist``.
+
+The root is the folder that holds ``UCF-101/`` (and ``ucfTrainTestlist/``), or the folder of class folders itself.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.datasets.base import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    Dataset,
+    Listed,
+    match_listed,
+    need_folder,
+    need_videos,
+    read_list,
+    scan_videos,
+    stem,
+)
+from store.errors import MissingError, UsageError
+
+NUM_VIDEOS = 13_320
+NUM_SPLITS = 3
+LICENCE = "research use only (https://www.crcv.ucf.edu/data/UCF101.php)"
+HINT = (
+    "unpack UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip of https://www.crcv.ucf.edu/data/UCF101.php "
+    "there, or pass --root DIR (and --splits DIR)"
+)
+
+_GROUP = re.compile(r"_g(\d+)_c\d+$")
+
+
+def load(root: Path, splits_dir: Path | None) -> Dataset:
+    need_folder(root, "ucf101", HINT)
+    prefix = "UCF-101/" if (root / "UCF-101").is_dir() else ""
+    class_names, listed = read_lists(_find_lists(root, splits_dir))
+    files = {path: info for path, info in scan_videos(root).items() if path.startswith(prefix)}
+    videos, missing, unlisted = match_listed(listed, class_names, files, prefix)
+    dataset = Dataset("ucf101", root, class_names, NUM_SPLITS, videos, missing, unlisted, LICENCE, NUM_VIDEOS)
+    return need_videos(dataset, str(root / prefix), HINT)
+
+
+def _find_lists(root: Path, splits_dir: Path | None) -> Path:
+    if splits_dir is not None:
+        candidates = [splits_dir, splits_dir / "ucfTrainTestlist"]
+    else:
+        candidates = [root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist", root]
+    for folder in candidates:
+        if (folder / "classInd.txt").is_file():
+            return folder
+    looked = ", ".join(map(str, candidates))
+    raise MissingError(f"no classInd.txt of ucf101 (looked in {looked}); {HINT}", kind="missing-data")
+
+
+def read_lists(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
+    """Class names in the order of their official index, and every listed video.
+
+    The class of a video is its folder in the lists: files of ``HandstandPushups`` are called ``v_HandStandPushups_*``.
+    The source is the class and the group, since groups are numbered anew in every class.
+    """
+    class_names = _read_classes(folder / "classInd.txt")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    splits: dict[str, list[str]] = {}
+    for split in range(NUM_SPLITS):
+        for subset, file in ((TRAIN, f"trainlist{split + 1:02d}.txt"), (TEST, f"testlist{split + 1:02d}.txt")):
+            for number, line in read_list(folder / file):
+                path, _, index = line.partition(" ")
+                where = f"{folder / file}, line {number}"
+                label = label_of.get(path.rpartition("/")[0])
+                if label is None or (index and index.strip() != str(label + 1)):
+                    raise UsageError(
+                        f"{where}: {line!r} is not 'Class/name.avi', with the class index of classInd.txt or none"
+                    )
+                subsets = splits.setdefault(path, [UNUSED] * NUM_SPLITS)
+                if subsets[split] not in (UNUSED, subset):
+                    raise UsageError(f"{where}: {path!r} is in both train and test; take the official lists")
+                subsets[split] = subset
+    return class_names, [_listed(path, label_of, tuple(subsets)) for path, subsets in splits.items()]
+
+
+def _listed(path: str, label_of: dict[str, int], splits: tuple[str, ...]) -> Listed:
+    class_name, _, video_id = stem(path).rpartition("/")
+    group = _GROUP.search(video_id)
+    if group is None:
+        raise UsageError(f"{path!r} in the lists of ucf101 has no group; names end in _gNN_cNN")
+    return Listed(path, video_id, label_of[class_name], f"{class_name}_g{group[1]}", splits)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for number, line in read_list(path):
+        index, _, name = line.partition(" ")
+        if index != str(len(names) + 1) or not name.strip():
+            raise UsageError(f"{path}, line {number}: {line!r} is not '{len(names) + 1} <class name>'")
+        names.append(name.strip())
+    return tuple(names)

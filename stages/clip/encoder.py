@@ -1,0 +1,173 @@
+"""The CLIP stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor
+
+from stages.clip.config import TOKENS, ClipConfig
+from stages.clip.models import build_model, file_digest, find_weights, resolve_model
+from stages.clip.preprocess import Preprocess, fixed_batches
+from stages.clip.text import DEFAULT_TEMPLATES, encode_text
+from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
+from stages.types import Clip
+from store.errors import UsageError
+from store.features import TextSet
+from store.schema import ArraySpec, Modality
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ClipEncoder:
+    """Clips in, arrays out, one row a clip, all float16 and none normalised to unit length:
+
+    cls     [B, V, T, D]        image embeddings in the joint space, exactly the model's own ``encode_image``
+    value   [B, V, T, G, G, D]  see ``stages.clip.towers.VitTokens``
+    penult  [B, V, T, G, G, W]
+
+    Model inputs are taken in the order clip, view, frame and go through the model in batches of exactly
+    ``config.batch_size``, across clips, the last one padded; with that shape and the thread count fixed, a row does not
+    depend on its position or its neighbours, so the same clip always gives the same bytes.
+
+    Numbers that do not fit (an embedding above 65,504, NaN from a broken model) are returned as they are.
+    """
+
+    def __init__(self, config: ClipConfig) -> None:
+        """Raises ``UsageError`` or ``MissingError`` for what can't be had; loads no weights."""
+        self.model = resolve_model(config.model, config.pretrained)
+        self.device = _resolve_device(config.device)
+        self.config = dataclasses.replace(config, precision=_resolve_precision(config.precision, self.device))
+        reason = why_no_tokens(self.model.config)
+        if config.tokens and reason:
+            raise UsageError(
+                f"tokens are {','.join(config.tokens)}, but the image tower of {config.model} is {reason}, which gives"
+                " image embeddings alone; use --tokens ''"
+            )
+        self._extract: Callable[[Tensor], dict[str, Tensor]] | None = None
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The weight file, downloaded where it has to be; None for random weights. Raises ``MissingError``."""
+        return find_weights(self.model)
+
+    @property
+    def _tokens(self) -> tuple[str, ...]:
+        return tuple(name for name in TOKENS if name in self.config.tokens)
+
+    @cached_property
+    def _modality(self) -> Modality:
+        config, model = self.config, self.model
+        weights = {"sha256": file_digest(self.weights)} if self.weights else {"seed": config.seed}
+        width, shape, dims = model.embed_dim, (len(config.views), config.num_frames), ("view", "frame")
+        arrays = {"cls": ArraySpec((*shape, width), "float16", (*dims, "embed"))}
+        record: dict[str, Any] = {
+            "model": model.config,
+            "activation": model.activation,
+            "weights": weights,
+            "preprocess": {"size": model.image_size, **model.preprocess, "antialias": True, "levels": 256},
+            "views": list(config.views),
+            "sampling": {"num_frames": config.num_frames, "index": "floor(i * n / T)"},
+            "precision": config.precision,
+            "tokens": list(self._tokens),
+        }
+        if self._tokens:
+            vision = model.config["vision_cfg"]
+            grid = grid_side(model.image_size // vision["patch_size"])
+            record["grid"] = grid
+            for name, size, dim in (("value", width, "embed"), ("penult", vision["width"], "width")):
+                if name in self._tokens:
+                    arrays[name] = ArraySpec((*shape, grid, grid, size), "float16", (*dims, "row", "column", dim))
+        if "penult" in self._tokens:
+            record["penult_norm"] = {"kind": "layer norm without parameters", "eps": EPS}
+        origin = model.tag or ("" if self.weights else "random")
+        return Modality("clip", f"{model.name} {origin}".strip(), record, arrays)
+
+    def modality(self) -> Modality:
+        """What this stage stores. Reads the weight file once for its digest (and downloads it where it has to), but
+        builds no model. Raises ``MissingError`` where there are no weights."""
+        return self._modality
+
+    def environment(self) -> dict[str, Any]:
+        """What can change the last bits of the numbers and is not in the record."""
+        cuda = self.device.type == "cuda"
+        return {
+            "torch": torch.__version__,
+            "open_clip": open_clip.__version__,
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "amx": has_amx(),
+            "threads": self.config.num_threads,
+            "batch_size": self.config.batch_size,
+        }
+
+    def setup(self) -> None:
+        """Load the image tower and set torch's threads. Once in the process that will call."""
+        torch.set_num_threads(self.config.num_threads)
+        visual: Any = build_model(self.model, self.weights, self.config.seed).visual
+        self._extract = VitTokens(visual, self._tokens) if self._tokens else ClsOnly(visual)
+        visual.to(device=self.device, dtype=DTYPES[self.config.precision])
+
+    def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+        """The arrays of ``modality()`` for B clips. Their frames are a multiple of T, evenly spaced, and any size."""
+        if self._extract is None:
+            raise RuntimeError("setup() comes before the first call")
+        specs = self.modality().arrays
+        if not clips:
+            return {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs.items()}
+        parts: dict[str, list[Tensor]] = {name: [] for name in specs}
+        dtype = DTYPES[self.config.precision]
+        with torch.no_grad():  # not inference_mode: slower with reduced precision on CPUs
+            for batch, rows in fixed_batches(self._inputs(clips), self.config.batch_size, dtype):
+                for name, values in self._extract(batch).items():
+                    parts[name].append(values[:rows])
+        return {name: torch.cat(parts[name]).cpu().numpy().reshape(-1, *spec.shape) for name, spec in specs.items()}
+
+    def encode_text(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> TextSet:
+        """Class names through the text tower, always in fp32. Builds the model anew and lets it go; needs no
+        ``setup()``. Raises ``UsageError`` for prompts or towers that don't serve (see ``stages.clip.text``)."""
+        torch.set_num_threads(self.config.num_threads)
+        model = build_model(self.model, self.weights, self.config.seed)
+        return encode_text(model, self.model.config["text_cfg"], class_names, templates, self.device)
+
+    def _inputs(self, clips: Sequence[Clip]) -> Iterator[Tensor]:
+        preprocess = self.model.preprocess
+        transform = Preprocess(
+            self.model.image_size, preprocess["mean"], preprocess["std"], interpolation=preprocess["interpolation"]
+        )
+        wanted = self.config.num_frames
+        for clip in clips:
+            frames = clip.video.frames
+            if not len(frames) or len(frames) % wanted:
+                raise ValueError(f"{clip.ref.video_id} has {len(frames)} frames; allowed: multiples of {wanted}")
+            yield from transform(frames[:: len(frames) // wanted], self.config.views, self.device)
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies bf16 matrices in AMX tiles, about five times faster than fp32; without them bf16 is
+    slower than fp32."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def _resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+    return device
+
+
+def _resolve_precision(name: str, device: torch.device) -> str:
+    if name != "auto":
+        return name
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_amx()
+    return "bf16" if fast else "fp32"

@@ -1,0 +1,121 @@
+"""What an image tower gives beside the image embedding: patch tokens, in the same forward pass.
+
+There is one extractor for each class of tower; a tower without one gives the embedding alone. The embedding itself is
+always what the tower's own forward pass returns: an extractor only listens in, by a hook, and works on what it heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from open_clip.model import CLIPVisionCfg
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
+
+EPS = 1e-5
+
+
+def grid_side(tokens: int) -> int:
+    """G: the divisor of the token grid's side that is nearest to 7; of two as near, the larger (24 gives 8, not 6)."""
+    return min((d for d in range(1, tokens + 1) if tokens % d == 0), key=lambda d: (abs(d - 7), -d))
+
+
+def why_no_tokens(config: dict[str, Any]) -> str | None:
+    """Why the image tower of an open_clip model config has no token extractor, as a noun phrase; None where it has."""
+    vision = CLIPVisionCfg(**config["vision_cfg"])
+    if vision.timm_model_name:
+        return f"a timm tower ({vision.timm_model_name})"
+    if not isinstance(vision.layers, int):
+        return "a ResNet"
+    if vision.attentional_pool:
+        return "a ViT with attentional pooling"
+    changed = (vision.qk_norm, vision.scaled_cosine_attn, vision.scale_heads)
+    if vision.block_type == "custom" or any((*changed, vision.scale_attn_inner, vision.scale_attn, vision.scale_fc)):
+        return "a ViT with blocks of its own"
+    return None
+
+
+def embed(visual: nn.Module, images: Tensor) -> Tensor:
+    """Image embeddings [B, D] of images [B, 3, S, S], as ``encode_image(images, normalize=False)`` gives them."""
+    output = visual(images)
+    return output[0] if isinstance(output, tuple) else output
+
+
+class ClsOnly:
+    """For any tower: ``cls`` [B, D], nothing else."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        self.visual = visual
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        return {"cls": embed(self.visual, images).half()}
+
+
+class VitTokens:
+    """For open_clip's plain ViT. Arrays of images [B, 3, S, S], all float16:
+
+    ``cls``     [B, D]        the image embedding
+    ``value``   [B, G, G, D]  each patch token through the last block's value path: first norm, value, output
+                              projection, final norm, projection to the joint space; no residual, no MLP, no mixing of
+                              tokens (MaskCLIP, arXiv 2112.01071, section 3.2)
+    ``penult``  [B, G, G, W]  each patch token of the last block but one, with mean 0 and variance 1 over its channels
+                              (layer norm without parameters)
+
+    Tokens are averaged over squares of the token grid to G x G. For ``value`` that is done before the last projection,
+    which is linear. The norm and the average of ``penult`` are computed in fp32.
+    """
+
+    def __init__(self, visual: VisionTransformer, tokens: Sequence[str]) -> None:
+        """Raises ``RuntimeError`` where the tower does not compute what this class takes for granted."""
+        self.visual, self.tokens = visual, tuple(tokens)
+        self.side = visual.grid_size[0]
+        self.grid = grid_side(self.side)
+        self._last_input = torch.empty(0)
+        self._last = visual.transformer.resblocks[-1]
+        self._last.register_forward_pre_hook(self._listen)
+        self._verify()
+
+    def _listen(self, _block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._last_input = inputs[0]
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        result = {"cls": embed(self.visual, images).half()}
+        patches = self._last_input[:, 1:]
+        if "value" in self.tokens:
+            tokens = self.visual.ln_post(self._value(self._last.ln_1(patches)))
+            result["value"] = (self._pool(tokens) @ self.visual.proj).half()
+        if "penult" in self.tokens:
+            result["penult"] = self._pool(layer_norm(patches.float(), patches.shape[-1:], eps=EPS)).half()
+        return result
+
+    def _value(self, normed: Tensor) -> Tensor:
+        """The attention branch where every token attends to itself alone; [B, L, W]."""
+        attention, width = self._last.attn, normed.shape[-1]
+        bias = attention.in_proj_bias[2 * width :] if attention.in_proj_bias is not None else None
+        value = linear(normed, attention.in_proj_weight[2 * width :], bias)
+        return self._last.ls_1(attention.out_proj(value))
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """[B, side * side, C] averaged to [B, G, G, C]."""
+        cell = self.side // self.grid
+        return tokens.unflatten(1, (self.grid, cell, self.grid, cell)).mean((2, 4))
+
+    @torch.no_grad()
+    def _verify(self) -> None:
+        """On a fixed random input: the last block, pooling and projection make the embedding of what the hook heard,
+        and the value path is what attention gives to a token that is alone."""
+        weight = self.visual.conv1.weight
+        size, generator = self.visual.image_size, torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, *size, generator=generator).to(weight)
+        expected = embed(self.visual, images)
+        heard = self._last_input
+        rebuilt = self.visual._pool(self._last(heard))[0] @ self.visual.proj
+        lone = self._last.ln_1(heard[:, 1:2])
+        attended = self._last.ls_1(self._last.attn(lone, lone, lone, need_weights=False)[0])
+        tolerance = 1e-4 if weight.dtype == torch.float32 else 0.05
+        for name, got, want in (("embedding", rebuilt, expected), ("value path", self._value(lone), attended)):
+            if not torch.allclose(got.float(), want.float(), rtol=tolerance, atol=tolerance * float(want.abs().max())):
+                raise RuntimeError(f"{name} of {type(self.visual).__name__} is not what its token extractor computes")
