@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.decode import decode_video
 from stages.types import DecodedVideo
 from store.errors import RetryError
 
@@ -36,6 +37,20 @@ def decode(path: str, num_frames: int, **_: Any) -> DecodedVideo:
         width=side,
         height=side,
     )
+
+
+def marked(path: str, num_frames: int, **arguments: Any) -> DecodedVideo:
+    """What PyAV decodes, but for files whose name says ``abort``."""
+    if "abort" in Path(path).name:
+        os.abort()
+    return decode_video(path, num_frames, **arguments)
+
+
+def stuck(path: str, num_frames: int, **arguments: Any) -> DecodedVideo:
+    """What PyAV decodes, but for files in a folder ``run``, which take for ever."""
+    while Path(path).parent.name == "run":
+        time.sleep(1)
+    return decode_video(path, num_frames, **arguments)
 
 
 def malformed(path: str, num_frames: int, **_: Any) -> DecodedVideo:

@@ -105,7 +105,11 @@ def new_head(config: HeadConfig, inputs: Inputs, text: TextSide, *, seed: int = 
 
 
 def channel_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [W] over all but the last axis, in one pass over pieces of ``tokens``."""
+    """Mean and standard deviation [W] over all but the last axis, of about a thousand evenly spaced videos.
+
+    With hundreds of tokens each they fix both to well under a percent; more would only take longer.
+    """
+    tokens = tokens[:: max(1, len(tokens) // 1024)]
     width = tokens.shape[-1]
     total = torch.zeros(width, dtype=torch.float64, device=tokens.device)
     squares = torch.zeros_like(total)

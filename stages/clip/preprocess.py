@@ -1,9 +1,9 @@
 """Frames to model inputs, on the device: resize with antialiasing, crop, normalise.
 
-Pillow, which open_clip's own transform runs on, resizes the rows, rounds to whole levels, then resizes the columns. On a
-CPU torch does the same for uint8 pixels, in fixed point and fastest with channels last; on CUDA it is done here in
+Pillow, which open_clip's own transform runs on, resizes the rows, rounds to whole levels, then resizes the columns. On
+a CPU torch does the same for uint8 pixels, in fixed point and fastest with channels last; on CUDA it is done here in
 fp32. Either way hardly a pixel in a hundred differs from Pillow's, nearly always by one level. (Where a picture shrinks
-in height and grows in width, which only ``squash`` can do, Pillow 13 takes the columns first; here the rows come first.)
+in height and grows in width, which only ``squash`` can do, Pillow 13 takes the columns first; here rows come first.)
 """
 
 from __future__ import annotations

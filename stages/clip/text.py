@@ -25,9 +25,14 @@ BATCH = 32
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
+# Signs that would melt into the full stop of a template, as in ``wave (left).``
+_BORDER = re.compile(r"[_()\[\]{}]|(?<!\w)[^\w\s&]+|[^\w\s&]+(?!\w)")
+
+
 def readable(name: str) -> str:
-    """A class name as words: ``ApplyEyeMakeup`` and ``apply_eye_makeup`` become ``apply eye makeup``."""
-    return " ".join(_WORD_START.sub(" ", name.replace("_", " ")).lower().split())
+    """A class name as words: ``ApplyEyeMakeup`` and ``apply_eye_makeup`` become ``apply eye makeup``, ``wave (left)``
+    becomes ``wave left``."""
+    return " ".join(_WORD_START.sub(" ", _BORDER.sub(" ", name)).lower().split())
 
 
 def prompt_tokens(tokenizer: SimpleTokenizer, template: str, name: str, *, pools_end: bool) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import decord
 import numpy as np
 
 from stages.decode import packets
-from stages.decode.pyav_backend import check_frames, open_stream, reason, resized
+from stages.decode.pyav_backend import check_frames, open_stream, resized
 from stages.decode.sampling import capped_size, clip_range, sample_indices
 from stages.decode.source import fd_path, open_regular, read_through
 from stages.types import DecodedVideo
@@ -89,8 +89,9 @@ def _read(
             if count in wanted:
                 pictures[count] = resized(frame.asnumpy(), capped_size(*size, max_short_side))
             count += 1
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
-        raise VideoError(f"{path!r}: decord fails: {reason(error).splitlines()[0]}; try the decoder pyav") from None
+    except (decord.DECORDError, RuntimeError, AssertionError):
+        # Its messages hold the time of day: with them a second run would not give the same report.
+        raise VideoError(f"{path!r}: decord cannot decode it; choose the decoder pyav") from None
 
 
 def _refusal(path: str, what: str) -> VideoError:

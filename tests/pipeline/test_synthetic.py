@@ -13,6 +13,9 @@ import pytest
 
 from pipeline.datasets import load_dataset
 from pipeline.datasets.synthetic import TINY, SyntheticConfig, render, render_dataset
+from stages.pose.base import PoseConfig
+from stages.pose.precomputed import PrecomputedEstimator
+from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import RetryError, UsageError
 
 L_ELBOW, R_ELBOW, L_WRIST, R_WRIST = 7, 8, 9, 10
@@ -147,6 +150,36 @@ def test_every_video_decodes_to_the_frames_of_the_truth(tiny):
     assert ((boxes[:, :4] >= 0) & (boxes[:, :4] <= 1)).all()
     inside = (keypoints[..., :2] >= boxes[:, None, :2]) & (keypoints[..., :2] <= boxes[:, None, 2:4])
     assert inside.all(-1)[keypoints[..., 2] > 0].all()
+
+
+def test_truth_is_a_file_of_precomputed_poses(tmp_path):
+    """Every frame has a row: one of person -1 where nobody is in view."""
+    config = SyntheticConfig(
+        classes=("on the beach", "wave"), num_subjects=3, clips=1, sizes=((160, 120),), nobody=0.4, away=0.4
+    )
+    render_dataset(tmp_path / "set", config=config)
+    rows = pq.read_table(tmp_path / "set/annotations.parquet").to_pylist()
+    truth = pq.read_table(tmp_path / "set/truth.parquet").to_pydict()
+    persons: dict[tuple[str, int], list[int]] = {}
+    for video_id, frame, person in zip(truth["video_id"], truth["frame"], truth["person"], strict=True):
+        persons.setdefault((video_id, frame), []).append(person)
+    assert set(persons) == {(row["video_id"], frame) for row in rows for frame in range(row["num_frames"])}
+    assert {row["num_persons"] for row in rows} >= {0, 1}
+    for row in rows:
+        seen = [persons[row["video_id"], frame] for frame in range(row["num_frames"])]
+        assert all(-1 not in people or people == [-1] for people in seen)
+        assert (row["num_persons"] == 0) == all(people == [-1] for people in seen)
+    estimator = PrecomputedEstimator(PoseConfig(backend="precomputed", config=str(tmp_path / "set/truth.parquet")))
+    estimator.setup()
+    for slot, row in enumerate(rows):
+        frames, _ = decode(tmp_path / "set" / row["path"])
+        indices = np.arange(len(frames), dtype=np.int32)
+        video = DecodedVideo(frames, indices, indices / 12.0, len(frames), len(frames), 12.0, 160, 120)
+        (poses,) = estimator([Clip(VideoRef(slot, row["video_id"], row["path"]), video)])
+        assert isinstance(poses, list)
+        for frame, pose in enumerate(poses):
+            assert pose.ids is not None
+            assert [-1] * (not len(pose.ids)) + pose.ids.tolist() == persons[row["video_id"], frame]
 
 
 def test_limbs_are_where_the_truth_says(tmp_path):

@@ -74,12 +74,13 @@ class Malicious:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     files = [tmp_path / "zip.pt", tmp_path / "legacy.pt"]
     torch.save({"state_dict": Malicious()}, files[0])
-    files[1].write_bytes(pickle.dumps(Malicious()))
+    files[1].write_bytes(pickle.dumps(Malicious(), protocol=2))
     for file in files:
         with pytest.raises(UsageError, match="no checkpoint of tiny"):
             build_model(resolve_model("tiny", str(file)), file, 0)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
     file = tmp_path / "scripted.pt"
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(file))

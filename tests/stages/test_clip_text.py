@@ -42,6 +42,9 @@ def changed(model: ResolvedModel, **config: Any) -> ResolvedModel:
         ("playing ice hockey", "playing ice hockey"),
         ("PlayingNBAGame", "playing nba game"),
         ("  sit__down ", "sit down"),
+        ("wave (left)", "wave left"),
+        ("jump & run!", "jump & run"),
+        ("don't walk, run", "don't walk run"),
     ],
 )
 def test_readable(name: str, words: str) -> None:

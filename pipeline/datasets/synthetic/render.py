@@ -28,6 +28,8 @@ RECIPE, UNFINISHED = "synthetic.json", "synthetic.unfinished.json"
 TRUTH, ANNOTATIONS = "truth.parquet", "annotations.parquet"
 Progress = Callable[[int, int], None]
 
+NOBODY = -1  # the person of a row that says that nobody is in view
+
 _VIDEOS_A_WORKER = 24  # below that, starting another process takes longer than it saves
 
 TRUTH_SCHEMA = pa.schema(
@@ -46,10 +48,13 @@ def render_dataset(
 ) -> None:
     """Render the synthetic set into ``root``; the same seed and config give the same bytes on the same machine.
 
-    ``truth.parquet`` has one row a video, frame and person in view (0 is the actor), with keypoints as 17 times x, y
-    and visibility, and a box; ``annotations.parquet`` one row a video; ``synthetic.json``, written last, the recipe and
-    a digest of all files. A complete set is left as it is, an interrupted one is completed. ``progress`` is called with
-    the numbers of videos done and in all.
+    ``truth.parquet`` has one row a video, frame and person in view: keypoints as 17 times x, y and visibility (1, or
+    0.5 behind a part of the same person, 0 behind something else or off screen), and a box. Person 0 is the actor; a
+    frame that shows nobody has one row of zeros with person -1. ``annotations.parquet`` has one row a video; frames
+    [start_frame, end_frame) hold the action, phase says how far it has got in every frame, view which side of the
+    screen the actor faces. ``synthetic.json``, written last, has the recipe and a digest of all files. A complete set
+    is left as it is, an interrupted one is completed. ``progress`` is called with the numbers of videos done and in
+    all.
 
     Raises ``UsageError`` where ``root`` holds a set of another recipe, or other files.
     """
@@ -159,17 +164,14 @@ def _truth_table(scripts: list[Script]) -> pa.Table:
             (truth.keypoints(script, person), truth.boxes(script, person)) for person in range(len(script.figures))
         ]
         for frame in range(script.num_frames):
-            for person, (keypoints, box) in enumerate(tracks):
-                if box[frame, 4] > 0:
-                    columns["video_id"].append(script.video_id)
-                    columns["frame"].append(frame)
-                    columns["person"].append(person)
-                    points.append(keypoints[frame].ravel())
-                    boxes.append(box[frame])
-    lists = [
-        pa.FixedSizeListArray.from_arrays(np.concatenate(rows or [np.zeros(0, np.float32)]), size)
-        for rows, size in ((points, 51), (boxes, 5))
-    ]
+            seen = [(person, k[frame], b[frame]) for person, (k, b) in enumerate(tracks) if b[frame, 4] > 0]
+            for person, keypoints, box in seen or [(NOBODY, np.zeros(51, np.float32), np.zeros(5, np.float32))]:
+                columns["video_id"].append(script.video_id)
+                columns["frame"].append(frame)
+                columns["person"].append(person)
+                points.append(keypoints.ravel())
+                boxes.append(box)
+    lists = [pa.FixedSizeListArray.from_arrays(np.concatenate(rows), size) for rows, size in ((points, 51), (boxes, 5))]
     return pa.Table.from_arrays([pa.array(columns[name]) for name in columns] + lists, names=TRUTH_SCHEMA.names).cast(
         TRUTH_SCHEMA
     )

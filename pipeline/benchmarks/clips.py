@@ -1,0 +1,41 @@
+"""The clips that the benchmark runs on: real ones where there are some, else rendered ones."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.datasets import load_dataset
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """The first videos of a dataset, and single clips beside it that are decoded only."""
+
+    dataset: str
+    root: Path
+    paths: tuple[Path, ...]
+    singles: tuple[Path, ...]
+    what: str
+
+
+def find_clips(videos: int, folder: Path) -> ClipSet:
+    """At most ``videos`` clips: UCF101 of ``$VILP_SHARED`` or ``../shared``, else a set rendered into ``folder``."""
+    shared = Path(os.environ.get("VILP_SHARED", "../shared")).resolve() / "data"
+    if (shared / "ucf101-mini").is_dir():
+        # XviD with B-frames, as all of HMDB51 is: where seeking decoders go wrong.
+        singles = tuple(sorted((shared / "clips" / "hmdb51").glob("*.avi")))
+        return _of("ucf101", shared / "ucf101-mini", videos, singles, "real clips of UCF101")
+    from pipeline.datasets.synthetic import CLASSES, SyntheticConfig, render_dataset
+
+    subjects = 3
+    config = SyntheticConfig(num_subjects=subjects, clips=-(-videos // (subjects * len(CLASSES))))
+    render_dataset(folder, config)
+    return _of("synthetic", folder, videos, (), "rendered clips")
+
+
+def _of(name: str, root: Path, videos: int, singles: tuple[Path, ...], what: str) -> ClipSet:
+    dataset = load_dataset(name, root)
+    paths = tuple(dataset.root / video.path for video in dataset.videos[:videos])
+    return ClipSet(name, root, paths, singles, f"{len(paths)} {what}")

@@ -1,0 +1,176 @@
+"""The whole path from files to committed features."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extractions import small_config
+
+from pipeline.extract import dry_run, extract
+from store import FeatureStore, MissingError, StoreError, UsageError
+from store.lease import Part
+from store.objects import LocalObjects
+from store.verify import verify_store
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    extract(small_config(small_videos, store))
+    return store
+
+
+def digest(store: Path) -> str:
+    report = verify_store(LocalObjects(store))
+    assert report.digest is not None
+    return report.digest
+
+
+def test_every_video_gets_features_or_a_reason(small_videos: Path, undisturbed: Path) -> None:
+    store = FeatureStore.open(undisturbed)
+    features = store.load()
+    assert features["cls"].shape == (6, 1, 4, 64)
+    assert features["value"].shape == (6, 1, 4, 7, 7, 64)
+    assert np.isfinite(features["cls"].numpy()).all()
+    status = {row["slot"]: row for row in store.status(store.group("clip")).values()}
+    names = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
+    by_name = {Path(names[slot]).name: row for slot, row in status.items()}
+    assert by_name["broken.mp4"]["status"] == "quarantined"
+    assert by_name["broken.mp4"]["error_kind"] == "not-a-video"
+    assert by_name["cut.avi"]["status"] == "partial"
+    assert by_name["b #2;.mp4"]["status"] == "ok"
+    assert (by_name["b #2;.mp4"]["frames"], by_name["c.avi"]["frames"]) == (6, 31)
+    assert (by_name["d.mp4"]["width"], by_name["d.mp4"]["height"]) == (96, 64)
+    slot = next(slot for slot, path in names.items() if path.endswith("b #2;.mp4"))
+    assert store.rows(store.group("frames"), "index", [slot]).tolist() == [[0, 1, 3, 4]]
+
+
+def test_a_second_run_does_nothing(small_videos: Path, undisturbed: Path) -> None:
+    before = digest(undisturbed)
+    summary = extract(small_config(small_videos, undisturbed))
+    assert summary.executed == 0
+    assert digest(undisturbed) == before
+
+
+def test_ray_writes_the_same_bytes(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    summary = extract(small_config(small_videos, tmp_path / "s", engine="ray"))
+    assert (summary.executed, summary.done, summary.partial) == (7, 6, 1)
+    assert summary.quarantined == {"not-a-video": 1}
+    assert digest(tmp_path / "s") == digest(undisturbed)
+
+
+def test_limits_parts_and_shards_in_pieces_end_at_the_same_bytes(
+    small_videos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    config = small_config(small_videos, tmp_path / "s")
+    assert extract(dataclasses.replace(config, limit=3)).executed == 3
+    assert extract(dataclasses.replace(config, limit=3)).executed == 0
+    assert verify_store(LocalObjects(tmp_path / "s")).committed == 3
+    assert extract(dataclasses.replace(config, part=Part(0, 2))).executed == 2
+    assert extract(dataclasses.replace(config, part=Part(1, 2))).executed == 2
+    assert digest(tmp_path / "s") == digest(undisturbed)
+
+
+def test_small_chunks_change_nothing(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    extract(small_config(small_videos, tmp_path / "s", chunk_bytes=1, memory=3))
+    assert digest(tmp_path / "s") == digest(undisturbed)
+
+
+def test_retrying_the_quarantined_computes_only_those(small_videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    store = tmp_path / "s"
+    config = small_config(root, store)
+    extract(config)
+    again = extract(dataclasses.replace(config, retry_quarantined=True))
+    assert (again.executed, again.quarantined) == (1, {"not-a-video": 1})
+    before = FeatureStore.open(store).load()
+    shutil.copyfile(root / "jump & run" / "d.mp4", root / "jump & run" / "broken.mp4")
+    assert extract(dataclasses.replace(config, retry_quarantined=True)).done == 1
+    after = FeatureStore.open(store).load()
+    kept = [after.video_ids.index(name) for name in before.video_ids]
+    np.testing.assert_array_equal(after["cls"][kept].numpy(), before["cls"].numpy())
+    assert len(after) == len(before) + 1
+
+
+def test_later_videos_are_appended_on_request(small_videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    late = root / "jump & run" / "e.mp4"
+    late.rename(tmp_path / "e.mp4")
+    config = small_config(root, tmp_path / "s")
+    extract(config)
+    first = FeatureStore.open(tmp_path / "s").load()
+    (tmp_path / "e.mp4").rename(late)
+    told = extract(config)
+    assert told.executed == 0
+    assert "1 videos are new" in told.warnings[0]
+    assert "--update" in told.warnings[0]
+    assert extract(dataclasses.replace(config, update=True)).executed == 1
+    store = FeatureStore.open(tmp_path / "s")
+    assert store.videos["slot"].to_pylist() == [0, 1, 2, 3, 4, 5, 6]
+    assert len(store.load()) == len(first) + 1
+    assert digest(tmp_path / "s")
+
+
+def test_a_dataset_that_changed_is_refused(small_videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    config = small_config(root, tmp_path / "s", limit=1)
+    extract(config)
+    (root / "jump & run" / "e.mp4").write_bytes(b"something else")
+    with pytest.raises(StoreError, match="another size") as error:
+        extract(config)
+    assert error.value.kind == "store-mismatch"
+    with pytest.raises(StoreError, match="name another store"):
+        other = tmp_path / "other" / "only"
+        other.mkdir(parents=True)
+        shutil.copy(small_videos / "wave (left)" / "a.mp4", other)
+        extract(dataclasses.replace(config, root=str(tmp_path / "other")))
+
+
+def test_a_poisonous_video_costs_only_itself(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """A decoder that aborts the process on one file: its neighbours' bytes are those of a run without it."""
+    config = small_config(small_videos, tmp_path / "s", decoder="poison:marked")
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    (root / "jump & run" / "e.mp4").rename(root / "jump & run" / "e abort.mp4")
+    summary = extract(dataclasses.replace(config, root=str(root)))
+    assert summary.quarantined == {"not-a-video": 1, "decoder-crash": 1}
+    poisoned, clean = FeatureStore.open(tmp_path / "s").load(), FeatureStore.open(undisturbed).load()
+    kept = [clean.video_ids.index(name) for name in poisoned.video_ids]
+    np.testing.assert_array_equal(poisoned["cls"].numpy(), clean["cls"][kept].numpy())
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(small_videos: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    with pytest.raises(UsageError, match="ViT-B-31"):
+        extract(small_config(small_videos, store, clip="ViT-B-31"))
+    with pytest.raises(MissingError, match="--clip-pretrained"):
+        extract(small_config(small_videos, store, clip="ViT-B-32", clip_pretrained=str(tmp_path / "no.safetensors")))
+    with pytest.raises(MissingError, match="--det-weights"):
+        extract(small_config(small_videos, store, pose="onnx", pose_frames=8))
+    with pytest.raises(MissingError, match="nowhere"):
+        extract(small_config(tmp_path / "nowhere", store))
+    with pytest.raises(UsageError, match="multiple of frames"):
+        small_config(small_videos, store, pose="onnx", pose_frames=6)
+    assert not store.exists()
+
+
+def test_a_dry_run_writes_nothing(small_videos: Path, tmp_path: Path) -> None:
+    forecast = dry_run(small_config(small_videos, tmp_path / "s"))
+    assert (forecast["planned"], forecast["to_do"], forecast["shards"]) == (7, 7, 4)
+    assert forecast["bytes"] == 7 * (4 * 64 * 2 + 4 * 49 * 64 * 2 + 4 * 49 * 128 * 2 + 4 * 4 + 4 * 8)
+    assert not (tmp_path / "s").exists()
+
+
+def test_strict_refuses_an_environment_that_differs(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "s")
+    config = small_config(small_videos, tmp_path / "s", batch_size=16)
+    assert "batch_size 8 then, 16 now" in extract(config).warnings[0]
+    with pytest.raises(StoreError, match="--strict"):
+        extract(dataclasses.replace(config, strict=True))
