@@ -81,7 +81,7 @@ def extract(
         Opt(help="Bound on decoded frames in flight, such as 2GB (default: a quarter).", rich_help_panel=RUN),
     ] = None,
     shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
-    seed: Annotated[int | None, Opt(help="Of random weights and rendering.", rich_help_panel=RUN)] = None,
+    seed: Annotated[int | None, Opt(help="Of random weights.", rich_help_panel=RUN)] = None,
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,

@@ -43,7 +43,7 @@ def extract(
     """
     progress = progress or Progress()
     began = time.monotonic()
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=config.seed)
+    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
     graph = make_graph(config, dataset.root)
     if config.strict and dataset.missing:
         raise StoreError(
@@ -80,7 +80,7 @@ def extract(
 
 def dry_run(config: ExtractConfig) -> dict[str, Any]:
     """What an extraction would do: counts, and bytes on the disk. Writes nothing."""
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=config.seed)
+    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
     graph = make_graph(config, dataset.root)
     objects = LocalObjects(config.store_path)
     check_place(objects)

@@ -64,7 +64,7 @@ def draw_video(store: FeatureStore, video_id: str, path: Path, *, frames: int = 
 
 def _frames(store: FeatureStore, row: dict[str, Any], stored: int, wanted: int) -> list[np.ndarray]:
     source = store.plan.source
-    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"], seed=source["seed"]).root
+    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
     video = decode_video(root / row["path"], stored, start=row["start"], end=row["end"], backend=source["decoder"])
     return [video.frames[position * stored // wanted] for position in range(wanted)]
 

@@ -74,7 +74,7 @@ def changed_sources(objects: LocalObjects) -> list[str]:
 
     store = FeatureStore.open(objects.root)
     source = store.plan.source
-    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"], seed=source["seed"]).root
+    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
     paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
     recorded = {
         slot: row["source_sha256"]

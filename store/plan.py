@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
-from store.layout import FORMAT, MISSING, STORE, VERSION, VIDEOS
+from store.layout import FORMAT, MISSING, STORE, TABLES, VERSION, VIDEOS
 from store.objects import LocalObjects
 from store.sealed import copy_key, get_sealed, put_twice, seal, sha256
 
@@ -92,7 +92,9 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def read_parquet(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+    # One thread, no read-ahead: these tables are small, and Arrow's thread pools were seen to abort a process that ends
+    # while they start.
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 
 
 def write_plan(objects: LocalObjects, plan: Plan) -> None:
@@ -126,7 +128,7 @@ def read_plan(objects: LocalObjects) -> Plan:
         )
     facts = get_sealed(objects, STORE)
     if facts is None:
-        if objects.root.is_dir() and any(objects.root.iterdir()):
+        if objects.root.is_dir() and any(path.name != TABLES for path in objects.root.iterdir()):
             raise StoreError(
                 f"{objects.root} is not empty and holds no feature store; name another directory with --store",
                 kind="store-format",

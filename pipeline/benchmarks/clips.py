@@ -31,7 +31,7 @@ def find_clips(videos: int, folder: Path) -> ClipSet:
 
     subjects = 3
     config = SyntheticConfig(num_subjects=subjects, clips=-(-videos // (subjects * len(CLASSES))))
-    render_dataset(folder, config)
+    render_dataset(folder, config=config)
     return _of("synthetic", folder, videos, (), "rendered clips")
 
 

@@ -28,6 +28,9 @@ class InlineLane:
         chunk = self._worker(refs)
         return Decoded(without_frames(chunk.results), clips_of(chunk.results), chunk.remaining)
 
+    def cancel(self) -> None:
+        self._worker.cancel()
+
     def close(self) -> None:
         self._worker.close()
 

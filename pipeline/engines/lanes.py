@@ -42,6 +42,9 @@ class Lane(Protocol):
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded: ...
 
+    def cancel(self) -> None:
+        """Make a ``decode`` that another thread waits for raise."""
+
     def close(self) -> None: ...
 
 
@@ -113,8 +116,11 @@ def run_lanes(engine: Engine, graph: Graph, units: Sequence[Unit], lanes: int, r
     health = _Health(root)
     results: SimpleQueue[UnitResult] = SimpleQueue()
 
+    running: list[Lane] = []
+
     def work() -> None:
         lane = engine.lane()
+        running.append(lane)
         try:
             while not stop.is_set():
                 try:
@@ -138,8 +144,11 @@ def run_lanes(engine: Engine, graph: Graph, units: Sequence[Unit], lanes: int, r
                 yield from _drain(results)
                 for future in done:
                     future.result()
-        finally:
+        except BaseException:
             stop.set()
+            for lane in running:
+                lane.cancel()
+            raise
     yield from _drain(results)
 
 

@@ -93,6 +93,9 @@ class RayLane:
         outcomes, remaining = _get(facts)
         return Decoded(outcomes, clips, remaining)
 
+    def cancel(self) -> None:
+        self.close()
+
     def close(self) -> None:
         if ray.is_initialized():
             ray.kill(self._actor)

@@ -100,6 +100,11 @@ class DecodeProcess:
         """End the process and all that it started, and leave no zombie. Can be called again."""
         self._kill()
 
+    def interrupt(self) -> None:
+        """Kill the process from another thread than the one that waits in ``receive``, which then raises."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def _death(self) -> DecodeProcessError:
         pidfd = os.pidfd_open(self.pid)
         select.select([pidfd], [], [], _EXIT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,7 @@ class DecodeWorker:
         self._turn = -1
         self._child: DecodeProcess | None = None
         self._chunk: _Chunk | None = None
+        self._cancelled = False
 
     def setup(self) -> None:
         """Start the process, with the backend imported; raises ``UsageError`` or ``MissingError`` where that fails."""
@@ -83,11 +85,20 @@ class DecodeWorker:
                 self._collect(chunk)
             except DecodeProcessError as fault:
                 self._stop()
+                if self._cancelled:
+                    raise CancelledError("the decoding was cancelled") from None
                 chunk.blame(fault)
             if not chunk.complete:
                 self._request(chunk)
         self._chunk = None
         return DecodedChunk(chunk.outcomes, list(chunk.remaining))
+
+    def cancel(self) -> None:
+        """Make a ``result`` that another thread waits for raise ``CancelledError``. Only ``close`` may follow."""
+        self._cancelled = True
+        child = self._child
+        if child is not None:
+            child.interrupt()
 
     def close(self) -> None:
         """Kill the process. Views that were handed out stay valid."""

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from pipeline.head.attention import AttentionPool
 from pipeline.head.functional import vcs_logits
 from pipeline.head.models import HEADS, INPUTS, HeadConfig
-from pipeline.head.train import Batches, TrainConfig, dropout_masks, fit, new_head, predict
+from pipeline.head.train import Batches, TrainConfig, channel_statistics, dropout_masks, fit, new_head, predict
 from store.errors import UsageError
 
 SHORT = TrainConfig(epochs=5, batch_size=64)
@@ -208,3 +209,43 @@ def test_head_settings_are_checked_and_survive_json():
         HeadConfig(head="svm")
     with pytest.raises(UsageError, match="tau is 0"):
         HeadConfig(tau=0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_hidden_frames_change_nothing(make_world, name):
+    world = make_world(classes=4, dim=32)
+    inputs = only(all_inputs(world, videos=6), name)
+    head = new_head(HeadConfig(head=name), inputs, world.text).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1 * world.noise(*parameter.shape))
+    head.constrain()
+    before = {key: tensor[:, 0].float() for key, tensor in inputs.tensors.items()}
+    after = {key: tensor.clone() for key, tensor in before.items()}
+    for tensor in after.values():
+        tensor[:, 1] = tensor[:, 1].flip(0).abs().clamp(max=1)
+    mask = torch.tensor([[True, False, True]] * 6)
+    torch.testing.assert_close(head(before, frame_mask=mask), head(after, frame_mask=mask))
+    assert not torch.allclose(head(before)[0], head(after)[0])
+
+
+def test_attention_pooling_is_its_definition(make_world):
+    """Tokens standardised, positions added, one softmax over all cells: what the fast form must equal."""
+    world = make_world(classes=2, dim=8)
+    pool = AttentionPool(width=12, frames=3, grid=2, heads=4)
+    tokens = 5 + 3 * world.noise(7, 3, 2, 2, 12)
+    heatmap = world.noise(7, 3, 2, 2).abs()
+    with torch.no_grad():
+        pool.heatmap_weight.copy_(world.noise(4))
+        pool.time.copy_(world.noise(3, 12))
+        pool.space.copy_(world.noise(4, 12))
+    mean, std = channel_statistics(tokens.unsqueeze(1))
+    torch.testing.assert_close(mean, tokens.mean((0, 1, 2, 3)))
+    torch.testing.assert_close(std, tokens.std((0, 1, 2, 3), correction=0))
+    pool.set_statistics(mean, std)
+    placed = (tokens - mean) / std + pool.time[:, None, None] + pool.space.view(2, 2, 12)
+    scores = placed @ pool.key + pool.heatmap_weight * (heatmap + 1e-3).log().unsqueeze(-1)
+    weights = scores.flatten(1, 3).softmax(dim=1)
+    pooled = weights.transpose(1, 2) @ placed.flatten(1, 3)
+    expected = torch.cat([pooled[:, head] @ pool.value[head] for head in range(4)], dim=1)
+    torch.testing.assert_close(pool(tokens, heatmap), expected, atol=1e-5, rtol=1e-5)

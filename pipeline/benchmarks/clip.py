@@ -1,0 +1,82 @@
+"""CLIP: our encoder against open_clip's own transform and a loop video by video."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.benchmarks import plain
+from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
+from pipeline.benchmarks.clips import ClipSet
+from pipeline.progress import Progress
+from stages.clip import ClipConfig
+from stages.decode import decode_video
+from stages.types import Clip, VideoRef
+
+PLAIN = "plain loop, fp32"
+
+
+def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progress) -> list[Comparison]:
+    """Images a second from decoded frames to embeddings, for every model."""
+    paths = clips.paths[: config.clip_videos]
+    decoded = [
+        Clip(VideoRef(slot, path.stem, str(path)), decode_video(path, config.frames)) for slot, path in enumerate(paths)
+    ]
+    return [_model(name, config, decoded, progress) for name in config.models]
+
+
+def _model(name: str, config: BenchmarkConfig, clips: list[Clip], progress: Progress) -> Comparison:
+    from stages.clip.encoder import ClipEncoder
+
+    progress.note(f"CLIP: building {name}")
+    model, transform = plain.load_clip(name)
+    settings: dict[str, dict[str, Any]] = {
+        "ours, fp32": {"precision": "fp32", "tokens": ()},
+        "ours, auto": {"precision": "auto", "tokens": ()},
+        "ours, auto, with tokens": {"precision": "auto"},
+    }
+    encoders = {
+        label: ClipEncoder(ClipConfig(model=name, pretrained="none", num_frames=config.frames, **given))
+        for label, given in settings.items()
+    }
+    precision = encoders["ours, auto"].config.precision
+    truth = _loop(model, transform, clips)
+    columns = {}
+    for label, encoder in encoders.items():
+        encoder.setup()
+        columns[label] = {"lowest cosine": lowest_cosine(encoder(clips)["cls"][:, 0], truth)}
+    ways: dict[str, Way] = {PLAIN: partial(_discard, _loop, model, transform, clips)}
+    ways |= {label: partial(_discard, encoder, clips) for label, encoder in encoders.items()}
+    return compare(
+        "clip",
+        f"CLIP {name}",
+        ways,
+        plain=PLAIN,
+        count=len(clips) * config.frames,
+        unit="images",
+        rounds=config.rounds,
+        progress=progress,
+        columns=columns,
+        notes=(
+            f"from {config.frames} decoded frames of each of {len(clips)} clips to embeddings; auto is {precision} here",
+            "plain: open_clip's Pillow transform frame by frame, one fp32 forward pass a clip",
+            "lowest cosine: between our embedding of a frame and the plain one",
+        ),
+    )
+
+
+def lowest_cosine(ours: np.ndarray, truth: np.ndarray) -> float:
+    """The smallest cosine between rows of the last axis of two arrays of the same shape."""
+    a, b = ours.astype(np.float64), truth.astype(np.float64)
+    return float(((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))).min())
+
+
+def _loop(model: Any, transform: Any, clips: list[Clip]) -> np.ndarray:
+    return np.stack([plain.encode_video(model, transform, clip.video.frames) for clip in clips])
+
+
+def _discard(work: Any, *arguments: Any) -> None:
+    work(*arguments)
