@@ -135,8 +135,8 @@ def extract(
     }
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
-        from pipeline.extract import dry_run as plan_only
-        from pipeline.extract import extract as run
+        from pipeline.extraction import dry_run as plan_only
+        from pipeline.extraction import extract as run
 
         config = resolve(store, {name: value for name, value in given.items() if value is not None})
         if dry_run:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import default_config
 from pipeline.datasets import load_dataset
-from pipeline.extract import extract
+from pipeline.extraction import extract
 from pipeline.figure import draw_video
 from pipeline.head import EpochReport, RunResult, train_head
 from pipeline.progress import Progress

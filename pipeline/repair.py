@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.config import ExtractConfig
-from pipeline.extract import extract
+from pipeline.extraction import extract
 from pipeline.progress import Progress
 from store.groups import read_groups
 from store.lease import WHOLE, hold

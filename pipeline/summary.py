@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,7 +42,7 @@ class Summary:
 
     def add(self, rows: Mapping[str, Iterable[CommitRow]], video_ids: Mapping[int, str]) -> int:
         """Count a committed unit; ``rows`` by group path. Returns the number of its videos."""
-        seconds: Counter[str] = Counter(self.stage_seconds)
+        seconds: dict[str, float] = defaultdict(float, self.stage_seconds)
         worst: dict[int, CommitRow] = {}
         decoded: dict[int, float] = {}
         for path, group_rows in rows.items():

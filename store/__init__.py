@@ -1,7 +1,12 @@
 """The feature store: layout, commits, reading and verification. Imports nothing else of this project."""
 
+from typing import TYPE_CHECKING
+
 from store.errors import MissingError, RetryError, StoreError, UsageError, VideoError, VilpError
 from store.features import Features, TextSet
+
+if TYPE_CHECKING:
+    from store.reader import FeatureStore
 
 __all__ = [
     "FeatureStore",

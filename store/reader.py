@@ -222,6 +222,8 @@ class FeatureStore:
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
         if arrays is None:
+            if not chosen:
+                self.group("clip", clip)  # raises, and names the command that adds it
             return chosen
         for array in arrays:
             if array in POSE_ARRAYS and array not in chosen:

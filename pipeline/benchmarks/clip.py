@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.benchmarks import plain
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
-from stages.clip import ClipConfig
+from stages.clip.config import TOKENS, ClipConfig
 from stages.decode import decode_video
 from stages.types import Clip, VideoRef
 
@@ -33,16 +34,15 @@ def _model(name: str, config: BenchmarkConfig, clips: list[Clip], progress: Prog
 
     progress.note(f"CLIP: building {name}")
     model, transform = plain.load_clip(name)
-    settings: dict[str, dict[str, Any]] = {
-        "ours, fp32": {"precision": "fp32", "tokens": ()},
-        "ours, auto": {"precision": "auto", "tokens": ()},
-        "ours, auto, with tokens": {"precision": "auto"},
+    base = ClipConfig(model=name, pretrained="none", num_frames=config.frames, tokens=())
+    precision = ClipEncoder(base).config.precision
+    # Where the device has no faster precision, auto is fp32 and the first two are the same.
+    settings = {
+        "ours, fp32": replace(base, precision="fp32"),
+        f"ours, {precision}": base,
+        f"ours, {precision}, with tokens": replace(base, tokens=TOKENS),
     }
-    encoders = {
-        label: ClipEncoder(ClipConfig(model=name, pretrained="none", num_frames=config.frames, **given))
-        for label, given in settings.items()
-    }
-    precision = encoders["ours, auto"].config.precision
+    encoders = {label: ClipEncoder(given) for label, given in settings.items()}
     truth = _loop(model, transform, clips)
     columns = {}
     for label, encoder in encoders.items():
@@ -61,7 +61,8 @@ def _model(name: str, config: BenchmarkConfig, clips: list[Clip], progress: Prog
         progress=progress,
         columns=columns,
         notes=(
-            f"from {config.frames} decoded frames of each of {len(clips)} clips to embeddings; auto is {precision} here",
+            f"from {config.frames} decoded frames of each of {len(clips)} clips to embeddings; precision auto is "
+            f"{precision} here",
             "plain: open_clip's Pillow transform frame by frame, one fp32 forward pass a clip",
             "lowest cosine: between our embedding of a frame and the plain one",
         ),

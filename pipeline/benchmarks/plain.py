@@ -7,7 +7,6 @@ one a line, and leaves one ``.npy`` a video in OUT.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,99 +98,6 @@ def extract(paths: Sequence[Path], out: Path, model_name: str, wanted: int) -> N
     out.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(paths):
         np.save(out / f"{number:05d}-{path.stem}.npy", encode_video(model, transform, decode(path, wanted)))
-
-
-# --- the head ---
-
-
-def train_vcs(
-    folder: Path,
-    words: torch.Tensor,
-    mask: torch.Tensor,
-    classes: torch.Tensor,
-    *,
-    scale: float,
-    epochs: int,
-    device: str,
-    seed: int = 0,
-) -> float:
-    """Train VCS on ``train/<label>-*.npy`` [T, D] of a folder, and return its top-1 accuracy on ``test/``.
-
-    ``words`` [C, L, D], ``mask`` bool [C, L], ``classes`` [C, D]. A DataLoader over files; the equations of the paper
-    (arXiv 2301.00182) one by one with einsum; AdamW with a cosine.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-    from torch.utils.data import DataLoader
-
-    torch.manual_seed(seed)
-    train = DataLoader(_files(folder / "train"), batch_size=128, shuffle=True)
-    head = _plain_head(words, mask, classes, scale).to(device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(train))
-    for _ in range(epochs):
-        for frames, labels in train:
-            loss = cross_entropy(head(frames.to(device)), labels.to(device), label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-    right = count = 0
-    with torch.no_grad():
-        for frames, labels in DataLoader(_files(folder / "test"), batch_size=128):
-            right += int((head(frames.to(device)).argmax(dim=1).cpu() == labels).sum())
-            count += len(labels)
-    return right / count
-
-
-def _files(folder: Path) -> Any:
-    import torch
-    from torch.utils.data import Dataset
-
-    class Files(Dataset):  # type: ignore[type-arg]
-        def __init__(self) -> None:
-            self.paths = sorted(folder.glob("*.npy"))
-
-        def __len__(self) -> int:
-            return len(self.paths)
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            path = self.paths[index]
-            return torch.from_numpy(np.load(path)).float(), int(path.name.split("-")[0])
-
-    return Files()
-
-
-def _plain_head(words: torch.Tensor, mask: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.nn.Module:
-    """VCS with what our head learns: a bottleneck adapter on the frames, class offsets, the scale."""
-    import torch
-    from torch import nn
-    from torch.nn.functional import gelu, layer_norm, normalize
-
-    class PlainVcs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            dim = classes.shape[1]
-            self.down, self.up = nn.Linear(dim, 64), nn.Linear(64, dim)
-            nn.init.zeros_(self.up.weight)
-            nn.init.zeros_(self.up.bias)
-            self.offsets = nn.Parameter(torch.zeros_like(classes))
-            self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-            self.register_buffer("words", normalize(words, dim=-1))
-            self.register_buffer("mask", mask.float())
-            self.register_buffer("classes", classes)
-
-        def forward(self, frames: torch.Tensor) -> torch.Tensor:
-            v = normalize(frames, dim=-1)
-            v = normalize(v + self.up(gelu(self.down(layer_norm(v, v.shape[-1:])))), dim=-1)
-            similarity = torch.einsum("btd,cld->bclt", v, self.words)
-            saliency = (similarity / 0.01).softmax(dim=-1)
-            saliency = torch.einsum("bclt,cl->bct", saliency, self.mask) / self.mask.sum(1).view(1, -1, 1)
-            video = torch.einsum("bct,btd->bcd", saliency, v)
-            logits = torch.einsum("bcd,cd->bc", video, normalize(self.classes + self.offsets, dim=-1))
-            return self.log_scale.exp() * logits
-
-    return PlainVcs()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,6 +3,14 @@
 ``train_head`` and ``evaluate_run`` are all that most callers need.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.head.evaluate import evaluate_run, train_head
+    from pipeline.head.models import HeadConfig
+    from pipeline.head.results import RunResult
+    from pipeline.head.train import EpochReport, TrainConfig
+
 __all__ = ["EpochReport", "HeadConfig", "RunResult", "TrainConfig", "evaluate_run", "train_head"]
 
 _HOMES = {

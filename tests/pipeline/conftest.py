@@ -10,8 +10,8 @@ from videos import numbered_frames, write_video
 
 @pytest.fixture(scope="session")
 def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven files: five good ones of different lengths and sizes, ``broken.mp4`` that is text (as long as ``d.mp4``), ``cut.avi`` that ends
-    in its middle."""
+    """Seven files: five good ones of different lengths and sizes, ``broken.mp4`` that is text (as long as ``d.mp4``),
+    ``cut.avi`` that ends in its middle."""
     root = tmp_path_factory.mktemp("videos")
     for name in ("wave (left)", "jump & run"):
         (root / name).mkdir()

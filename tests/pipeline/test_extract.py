@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from extractions import small_config
 
-from pipeline.extract import dry_run, extract
+from pipeline.extraction import dry_run, extract
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.lease import Part
 from store.objects import LocalObjects
@@ -126,10 +126,10 @@ def test_a_dataset_that_changed_is_refused(small_videos: Path, tmp_path: Path) -
     with pytest.raises(StoreError, match="another size") as error:
         extract(config)
     assert error.value.kind == "store-mismatch"
+    other = tmp_path / "other" / "only"
+    other.mkdir(parents=True)
+    shutil.copy(small_videos / "wave (left)" / "a.mp4", other)
     with pytest.raises(StoreError, match="name another store"):
-        other = tmp_path / "other" / "only"
-        other.mkdir(parents=True)
-        shutil.copy(small_videos / "wave (left)" / "a.mp4", other)
         extract(dataclasses.replace(config, root=str(tmp_path / "other")))
 
 

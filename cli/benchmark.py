@@ -1,0 +1,88 @@
+"""``vilp-pipe benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout, say
+
+if TYPE_CHECKING:
+    from pipeline.benchmarks import Comparison, Report
+
+Opt = typer.Option
+
+
+@app.command()
+def benchmark(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="decode, clip, extract, head (default: all).")
+    ] = None,
+    out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
+    videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 40).")] = None,
+    quick: Annotated[bool, Opt("--quick", help="Less of everything, once: a look, not a measurement.")] = False,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Time decoding, CLIP, the whole extraction and head training against plain scripts on the same clips.
+
+    \b
+      vilp-pipe benchmark
+      vilp-pipe benchmark decode clip --quick
+    """
+    with only_result_on_stdout() as print_result:
+        from dataclasses import replace
+
+        from pipeline.benchmarks import PARTS, QUICK, BenchmarkConfig, run_benchmarks
+
+        config = QUICK if quick else BenchmarkConfig()
+        if videos is not None:
+            config = replace(config, videos=videos)
+        report = run_benchmarks(names or PARTS, out=out, config=config, progress=make_progress())
+        if json:
+            print_result(as_json(report.to_dict()))
+        else:
+            _show(report)
+            print_result(f"table:   {report.table}")
+            print_result(f"picture: {report.picture}")
+    say(f"time: {report.seconds:.0f} s")
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(f"\n{report.machine.line}", markup=False, highlight=False)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
+    for comparison in report.comparisons:
+        console.print()
+        console.print(_table(comparison))
+        for note in comparison.notes:
+            console.print(f"  {note}", style="dim", markup=False, highlight=False)
+    console.print()
+
+
+def _table(comparison: Comparison) -> object:
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(name for row in comparison.rows for name in row.columns))
+    unit = comparison.rows[0].unit
+    table = Table(title=comparison.title, title_justify="left", title_style="bold")
+    table.add_column("way")
+    for name in ("times faster", "rounds", "seconds", f"{unit} a second", *columns):
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        low, high = row.ratio_range
+        cells = [f"{row.ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{row.seconds:.2f}", f"{row.rate:.1f}"]
+        cells += [_figure(row.columns.get(name)) for name in columns]
+        table.add_row(row.name, *cells, style="dim" if row.name == comparison.plain else None)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.5f}" if 0.99 < value < 1 else f"{value:.2f}"

@@ -1,0 +1,182 @@
+"""The benchmark, on next to no work: its structure and its arithmetic, never its times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+import videos
+
+from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, run_benchmarks
+from pipeline.benchmarks.base import Row, compare, make_row
+from pipeline.benchmarks.clip import lowest_cosine
+from pipeline.benchmarks.clips import ClipSet
+from pipeline.benchmarks.decode import count_right
+from pipeline.benchmarks.extract import _all_done, _call
+from pipeline.benchmarks.head import trimmed_words
+from pipeline.benchmarks.made_up import make_split, write_store
+from pipeline.benchmarks.plain import decode_naive
+from pipeline.benchmarks.plain_head import PlainVcs
+from pipeline.head.functional import vcs_logits
+from pipeline.head.text import text_side
+from pipeline.progress import Progress
+from store.errors import UsageError
+from store.reader import FeatureStore
+
+torch.set_num_threads(1)
+
+TINY = BenchmarkConfig(
+    videos=3, clip_videos=2, rounds=2, models=("tiny",), engines=("inline",), train=102, test=51, epochs=1
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> ClipSet:
+    root = tmp_path_factory.mktemp("clips")
+    paths = []
+    for number, name in enumerate(("dive", "jump", "run")):
+        (root / name).mkdir()
+        frames = videos.numbered_frames(20 + 5 * number, 96, 72)
+        paths.append(videos.write_video(root / name / "clip.mp4", frames, bf=2))
+    return ClipSet("folder", root, tuple(paths), (), "3 made-up clips")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
+
+
+def check(comparison: Comparison, *, count: int, rounds: int) -> None:
+    """Ratios and rates are those of the seconds, and the plain way is the measure."""
+    plain = comparison[comparison.plain]
+    assert plain.ratio == 1
+    assert plain.ratio_range == (1, 1)
+    for row in comparison.rows:
+        assert len(row.rounds) == rounds
+        assert all(seconds > 0 for seconds in row.rounds)
+        assert row.seconds == median(row.rounds)
+        assert row.ratio == pytest.approx(plain.seconds / row.seconds)
+        assert row.count == count
+        assert row.rate == pytest.approx(count / row.seconds)
+        by_round = [theirs / ours for theirs, ours in zip(plain.rounds, row.rounds, strict=True)]
+        assert row.ratio_range == (min(by_round), max(by_round))
+
+
+def test_ways_are_timed_in_turns() -> None:
+    calls = []
+    ways = {name: lambda name=name: calls.append(name) or {"calls": len(calls)} for name in "ab"}
+    found = compare("p", "t", ways, plain="b", count=6, unit="things", rounds=3, progress=Progress(),
+                    columns={"a": {"known": 7}})  # fmt: skip
+    assert calls == list("ababab")
+    check(found, count=6, rounds=3)
+    assert found["a"].columns == {"known": 7, "calls": 3}  # of the calls 1, 3 and 5
+    assert found["b"].columns == {"calls": 4}
+
+
+def test_ratio_is_how_many_times_faster() -> None:
+    row = make_row("fast", [1.0, 2.0, 4.0], [8.0, 8.0, 8.0], 10, "things", {})
+    assert row == Row("fast", (1.0, 2.0, 4.0), 10, "things", 4.0, (2.0, 8.0), {})
+    assert row.rate == 5
+
+
+def test_decode_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["decode"], out=tmp_path, config=TINY, clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=3, rounds=2)
+    assert {"ours", "PyAV, every frame"} <= {row.name for row in comparison.rows}
+    for name in ("ours", "PyAV, every frame"):
+        assert comparison[name].columns["right frames"] == comparison[name].columns["wanted frames"] == 48
+
+
+def test_wrong_frames_are_counted(clips: ClipSet) -> None:
+    def late(path: Path, wanted: int) -> np.ndarray:
+        frames = decode_naive(path, wanted)
+        return np.concatenate([frames[:3], frames[4:], frames[-1:]])
+
+    # Every frame from the fourth on is the one after, but for the last.
+    assert count_right({"late": late, "exact": decode_naive}, clips.paths, 10) == {"late": 12, "exact": 30}
+
+
+def test_clip_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["clip"], out=tmp_path, config=TINY, clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=32, rounds=2)
+    assert comparison.title == "CLIP tiny"
+    assert comparison["ours, fp32"].columns["lowest cosine"] > 0.9999
+
+
+def test_lowest_cosine() -> None:
+    a = np.array([[1.0, 0.0], [2.0, 0.0]])
+    b = np.array([[3.0, 0.0], [1.0, 1.0]])
+    assert lowest_cosine(a, b) == pytest.approx(0.5**0.5)
+
+
+def test_extract_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["extract"], out=tmp_path, config=TINY, clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=3, rounds=1)
+    assert [row.name for row in comparison.rows] == [
+        "plain script, fp32", "ours, inline", "ours, inline with tokens",
+    ]  # fmt: skip
+    for row in comparison.rows:
+        assert 0 < row.columns["first result, s"] <= row.seconds
+
+
+def test_a_failing_command_is_not_timed() -> None:
+    with pytest.raises(RuntimeError, match="exit code 1: no luck"):
+        _call([sys.executable, "-c", "import sys; sys.exit('no luck')"])
+    with pytest.raises(RuntimeError, match="2 of 3 clips"):
+        _all_done("a script", 2, 3)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_head_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["head"], out=tmp_path, config=TINY, clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=102, rounds=2)
+    for row in comparison.rows:
+        assert row.columns["top-1"] > 0.5
+
+    written = json.loads(report.table.read_text())
+    assert written == json.loads(json.dumps(report.to_dict()))
+    assert written["machine"]["cores"] > 0
+    assert "random weights" in written["notes"][0]
+    assert [row["name"] for row in written["comparisons"][0]["rows"]] == ["plain loop, vcs", "ours, vcs"]
+    assert report.picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plain_head_computes_vcs_on_the_same_words(tmp_path: Path) -> None:
+    split = make_split(51, 51, 8)
+    write_store(split, tmp_path / "store")
+    text = FeatureStore.open(tmp_path / "store").text()
+    words, mask = trimmed_words(split)
+    frames = torch.from_numpy(split.frames[:5]).float()
+    plain = PlainVcs(torch.from_numpy(words), torch.from_numpy(mask), torch.from_numpy(split.classes), 10.0)
+    side = text_side(text)
+    assert int(mask.sum()) == len(side.bank.units)
+    expected = vcs_logits(frames, torch.from_numpy(words), side.classes, word_mask=torch.from_numpy(mask))
+    torch.testing.assert_close(plain(frames), 10 * expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="benchmark is 'pose'; allowed: decode, clip, extract, head"):
+        run_benchmarks(["pose"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="videos is 0"):
+        BenchmarkConfig(videos=0)
+
+
+def test_importing_the_benchmark_is_cheap() -> None:
+    code = (
+        "import sys, cli.main, pipeline.benchmarks; cli.main._add_commands();"
+        "print({'torch', 'av', 'decord', 'matplotlib', 'ray', 'rich.table'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    assert PARTS == ("decode", "clip", "extract", "head")
