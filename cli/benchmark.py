@@ -22,7 +22,7 @@ def benchmark(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="decode, clip, extract, head (default: all).")
     ] = None,
     out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
-    videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 40).")] = None,
+    videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 24).")] = None,
     quick: Annotated[bool, Opt("--quick", help="Less of everything, once: a look, not a measurement.")] = False,
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -75,8 +75,8 @@ def _table(comparison: Comparison) -> object:
     for name in ("times faster", "rounds", "seconds", f"{unit} a second", *columns):
         table.add_column(name, justify="right")
     for row in comparison.rows:
-        low, high = row.ratio_range
-        cells = [f"{row.ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{row.seconds:.2f}", f"{row.rate:.1f}"]
+        spread = "once" if len(row.rounds) == 1 else "{:.2f} to {:.2f}".format(*row.ratio_range)
+        cells = [f"{row.ratio:.2f}", spread, f"{row.seconds:.2f}", f"{row.rate:,.1f}"]
         cells += [_figure(row.columns.get(name)) for name in columns]
         table.add_row(row.name, *cells, style="dim" if row.name == comparison.plain else None)
     return table

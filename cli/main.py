@@ -41,7 +41,7 @@ def run() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:
-        app(standalone_mode=True)
+        app(prog_name="vilp-pipe", standalone_mode=True)
     except VilpError as error:
         if "--debug" in sys.argv:
             raise

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from videos import numbered_frames, write_video
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -26,3 +27,24 @@ def shared() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven files: five good ones of different lengths and sizes, ``broken.mp4`` that is text (as long as ``d.mp4``),
+    ``cut.avi`` that ends in its middle."""
+    root = tmp_path_factory.mktemp("videos")
+    for name in ("wave (left)", "jump & run"):
+        (root / name).mkdir()
+    shapes = {"a.mp4": (20, 64, 48), "b #2;.mp4": (6, 48, 64), "c.avi": (31, 64, 64)}
+    for name, (count, width, height) in shapes.items():
+        codec = "mpeg4" if name.endswith("avi") else "libx264"
+        write_video(root / "wave (left)" / name, numbered_frames(count, width, height), codec=codec)
+    good = write_video(root / "jump & run" / "d.mp4", numbered_frames(16, 96, 64))
+    write_video(root / "jump & run" / "e.mp4", numbered_frames(9, 64, 48), fps=10)
+    (root / "jump & run" / "broken.mp4").write_bytes(b"not a video\n".ljust(good.stat().st_size))
+    whole = write_video(root / "cut.avi", numbered_frames(60, 64, 48), codec="mpeg4")
+    data = whole.read_bytes()
+    whole.unlink()
+    (root / "jump & run" / "cut.avi").write_bytes(data[: len(data) // 2])
+    return root

@@ -29,11 +29,11 @@ class BenchmarkConfig:
     engines       of the extraction
     train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
     head_frames   T of the head
-    epochs        of the head
+    epochs        of the head; the plain loop trains for ``plain_epochs`` of them, and its seconds are scaled up
     """
 
-    videos: int = 40
-    clip_videos: int = 4
+    videos: int = 24
+    clip_videos: int = 2
     frames: int = 16
     rounds: int = 3
     extract_rounds: int = 1
@@ -43,6 +43,7 @@ class BenchmarkConfig:
     test: int = 1530
     head_frames: int = 8
     epochs: int = 30
+    plain_epochs: int = 1
 
     def __post_init__(self) -> None:
         if self.videos < 1:
@@ -115,26 +116,28 @@ def compare(
     rounds: int,
     progress: Progress,
     columns: Mapping[str, Mapping[str, float]] | None = None,
+    scale: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Time all ways in turns (A B A B), so that what else the machine does falls on all of them alike.
 
     count     units of work that each way does
     columns   figures by way that were found before; those that a way returns itself are medians over its rounds
+    scale     by way that does only a part of the work: what its seconds are multiplied by
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     figures: dict[str, list[Mapping[str, float]]] = {name: [] for name in ways}
+    known, scales = columns or {}, scale or {}
     progress.begin(title, rounds * len(ways))
     for _ in range(rounds):
         for name, way in ways.items():
             gc.collect()
             began = time.perf_counter()
             own = way()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append((time.perf_counter() - began) * scales.get(name, 1))
             figures[name].append(own or {})
             progress.advance(1)
     progress.end()
-    known = columns or {}
     rows = tuple(
         make_row(name, seconds[name], seconds[plain], count, unit, {**known.get(name, {}), **_medians(figures[name])})
         for name in ways

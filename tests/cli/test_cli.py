@@ -1,0 +1,152 @@
+"""The command line keeps its contract: one JSON object on standard output, one line an error, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import stores
+
+from cli.main import run as entry_point
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
+        code = 0
+        try:
+            entry_point()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+def one_line(outcome: Outcome) -> str:
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert outcome.out == ""
+    return lines[0]
+
+
+def test_verify_and_status_print_one_object(run: Run, tmp_path: Path) -> None:
+    stores.build(tmp_path / "stores" / "mine", statuses={2: "quarantined"})
+    verified = run("verify", "--json")
+    found = json.loads(verified.out)
+    assert verified.code == 0
+    assert (found["committed"], found["quarantined"], found["corrupt"]) == (10, 1, 0)
+    assert len(found["digest"]) == 64
+    status = json.loads(run("status", "--json").out)
+    assert status["groups"][0]["left"] == 0
+    assert status["quarantined"][0]["video_id"] == "v2"
+
+
+def test_extract_prints_one_object_and_resumes_with_the_store_alone(
+    run: Run, tmp_path: Path, small_videos: Path
+) -> None:
+    pose = ["--modality", "pose", "--pose", "plain_pose:PlainEstimator", "--frames", "2", "--pose-frames", "4"]
+    first = run(
+        *("extract", "--dataset", "folder", "--root", str(small_videos), "--store", "s", "--engine", "inline"),
+        *(*pose, "--limit", "3", "--json"),
+    )
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    assert (found["executed"], found["planned"], found["quarantined"]) == (3, 7, {"not-a-video": 1})
+    second = run("extract", "--store", "s", "--modality", "pose")
+    assert second.code == 0, second.err
+    assert second.out == ""
+    assert "4 of 4 in this run" in second.err
+    strict = run("extract", "--store", "s", "--modality", "pose", "--strict", "--retry-quarantined")
+    assert strict.code == 1
+
+
+def test_a_run_without_a_success_fails(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        (tmp_path / "videos" / name / "x.mp4").write_text("no video")
+    outcome = run(
+        *("extract", "--dataset", "folder", "--root", "videos", "--store", "s", "--engine", "inline"),
+        *("--modality", "pose", "--pose", "plain_pose:PlainEstimator"),
+    )
+    assert outcome.code == 1
+    assert "no video succeeded" in outcome.err
+
+
+def test_damage_exits_with_1_and_names_the_repair(run: Run, tmp_path: Path) -> None:
+    stores.build(tmp_path / "s")
+    path = tmp_path / "s" / stores.CLIP.path / "cls" / "c.1.0.0.0"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    outcome = run("verify", "--store", "s", "--json")
+    found = json.loads(outcome.out)
+    assert outcome.code == 1
+    assert (found["corrupt"], found["digest"]) == (4, None)
+    assert found["problems"][0]["slots"] == [4, 5, 6, 7]
+    assert "--repair" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["extract"], 2, "dataset is not given"),
+        (["extract", "--dataset", "ucf11"], 2, "did you mean ucf101"),
+        (["extract", "--dataset", "hmdb51"], 1, "data/hmdb51"),
+        (["extract", "--dataset", "ucf101", "--engine", "spark"], 2, "engine is 'spark'; allowed: ray, inline"),
+        (["extract", "--dataset", "ucf101", "--part", "2/2"], 2, "part is '2/2'"),
+        (["extract", "--dataset", "ucf101", "--memory", "lots"], 2, "memory is 'lots'"),
+        (["verify", "--store", "nowhere"], 1, "vilp-pipe extract --store"),
+        (["train-head"], 1, "no store under stores/"),
+        (["train-head", "--store", "nowhere"], 1, "no feature store"),
+        (["evaluate", "--run", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_an_error_is_one_line(run: Run, arguments: list[str], code: int, words: str) -> None:
+    outcome = run(*arguments)
+    assert words in one_line(outcome)
+    assert outcome.code == code
+
+
+def test_several_stores_have_to_be_chosen_from(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        stores.build(tmp_path / "stores" / name, shards=())
+    outcome = run("status")
+    assert outcome.code == 2
+    assert "stores/a, stores/b" in one_line(outcome)
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    code = "import sys; from cli.main import _add_commands; _add_commands(); print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert not {"torch", "ray", "zarr", "pyarrow", "av", "cv2", "matplotlib", "numpy"} & set(done.stdout.split())
+
+
+def test_every_command_has_help(run: Run) -> None:
+    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark"):
+        outcome = run(command, "--help")
+        assert outcome.code == 0
+        assert "Usage: vilp-pipe" in outcome.out.replace("\n", " ")
