@@ -169,8 +169,8 @@ def _run(
             add_modality(objects, plan, modality, config.recipe(), {})
             write_text_set(objects, modality, text_arrays(text), lease)
         progress.begin("extracting", count_videos(units))
-        for result in run_lanes(engine, graph, units, lanes(config), root):
-            progress.advance(summary.add(result.rows, video_ids))
+        for result in run_lanes(engine, graph, units, lanes(config), root, progress.advance):
+            summary.add(result.rows, video_ids)
             summary.retried_units += result.attempts > 1
         progress.end()
 

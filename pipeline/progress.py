@@ -10,7 +10,7 @@ class Progress:
         """Work of ``total`` steps begins."""
 
     def advance(self, steps: int) -> None:
-        """Some steps are done."""
+        """Some steps are done; a negative number takes steps back. May be called from any thread."""
 
     def end(self) -> None:
         """The work that began last is over."""

@@ -40,8 +40,8 @@ class Summary:
     def videos_per_second(self) -> float:
         return self.executed / self.seconds if self.seconds else 0.0
 
-    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_ids: Mapping[int, str]) -> int:
-        """Count a committed unit; ``rows`` by group path. Returns the number of its videos."""
+    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_ids: Mapping[int, str]) -> None:
+        """Count a committed unit; ``rows`` by group path."""
         seconds: dict[str, float] = defaultdict(float, self.stage_seconds)
         worst: dict[int, CommitRow] = {}
         decoded: dict[int, float] = {}
@@ -61,7 +61,6 @@ class Summary:
         self.failures += [
             {"video_id": video_ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
         ]
-        return len(worst)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,35 +103,41 @@ class _Health:
                 )
 
 
-def run_lanes(engine: Engine, graph: Graph, units: Sequence[Unit], lanes: int, root: Path) -> Iterator[UnitResult]:
+def run_lanes(
+    engine: Engine,
+    graph: Graph,
+    units: Sequence[Unit],
+    lanes: int,
+    root: Path,
+    advance: Callable[[int], None] = lambda videos: None,
+) -> Iterator[UnitResult]:
     """Run all units and yield each as it is committed, in no particular order.
 
-    The first error of any lane ends the run: no new unit is begun, and units in flight are dropped; what was committed
-    stays.
+    ``advance`` is told, from any thread, how many more videos are through the encoders; a negative number where a unit
+    has to begin again. The first error of any lane ends the run: no new unit is begun, and units in flight are dropped;
+    what was committed stays.
     """
     queue: SimpleQueue[Unit] = SimpleQueue()
     for unit in units:
         queue.put(unit)
-    stop = threading.Event()
-    health = _Health(root)
     results: SimpleQueue[UnitResult] = SimpleQueue()
-
-    running: list[Lane] = []
+    run = _Run(engine, graph, _Health(root), advance)
+    open_lanes: list[Lane] = []
 
     def work() -> None:
         lane = engine.lane()
-        running.append(lane)
+        open_lanes.append(lane)
         try:
-            while not stop.is_set():
+            while not run.stop.is_set():
                 try:
                     unit = queue.get_nowait()
                 except Empty:
                     return
-                result = _run_unit(engine, lane, graph, unit, health, stop)
+                result = run.unit(lane, unit)
                 if result is not None:
                     results.put(result)
         except BaseException:
-            stop.set()
+            run.stop.set()
             raise
         finally:
             lane.close()
@@ -145,8 +151,8 @@ def run_lanes(engine: Engine, graph: Graph, units: Sequence[Unit], lanes: int, r
                 for future in done:
                     future.result()
         except BaseException:
-            stop.set()
-            for lane in running:
+            run.stop.set()
+            for lane in open_lanes:
                 lane.cancel()
             raise
     yield from _drain(results)
@@ -157,40 +163,53 @@ def _drain(results: SimpleQueue[UnitResult]) -> Iterator[UnitResult]:
         yield results.get()
 
 
-def _run_unit(
-    engine: Engine, lane: Lane, graph: Graph, unit: Unit, health: _Health, stop: threading.Event
-) -> UnitResult | None:
-    """Run one unit, again from its beginning where the engine lost a worker or a node. None when told to stop."""
-    began = time.monotonic()
-    for attempt in range(1, UNIT_ATTEMPTS + 1):
-        try:
-            rows = _attempt(engine, lane, graph, unit, health, stop)
-            return None if rows is None else UnitResult(unit, rows, time.monotonic() - began, attempt)
-        except engine.lost:
-            if attempt == UNIT_ATTEMPTS or stop.is_set():
-                raise
-    raise AssertionError("unreachable")
+@dataclass
+class _Run:
+    """What the lanes of one run share."""
 
+    engine: Engine
+    graph: Graph
+    health: _Health
+    advance: Callable[[int], None]
+    stop: threading.Event = field(default_factory=threading.Event)
 
-def _attempt(
-    engine: Engine, lane: Lane, graph: Graph, unit: Unit, health: _Health, stop: threading.Event
-) -> Mapping[str, list[CommitRow]] | None:
-    branches = [branch for branch in graph.branches if branch.modality.path in unit.groups]
-    outcomes: list[DecodeOutcome] = []
-    handles: dict[str, list[Any]] = {branch.modality.path: [] for branch in branches}
-    before: list[Any] = []
-    remaining: Sequence[VideoRef] = unit.refs
-    while remaining:
-        if stop.is_set():
-            return None
-        decoded = lane.decode(remaining)
-        remaining = decoded.remaining
-        health.judge(decoded.outcomes)
-        outcomes += decoded.outcomes
-        engine.wait(before)
-        before = []
-        if any(outcome.video is not None for outcome in decoded.outcomes):
-            before = [engine.encode(branch, decoded) for branch in branches]
-            for branch, handle in zip(branches, before, strict=True):
-                handles[branch.modality.path].append(handle)
-    return engine.write(unit, outcomes, handles)
+    def unit(self, lane: Lane, unit: Unit) -> UnitResult | None:
+        """Run one unit, again from its beginning where the engine lost a worker or a node. None when told to stop."""
+        began = time.monotonic()
+        for attempt in range(1, UNIT_ATTEMPTS + 1):
+            outcomes: list[DecodeOutcome] = []
+            try:
+                rows = self._attempt(lane, unit, outcomes)
+                return None if rows is None else UnitResult(unit, rows, time.monotonic() - began, attempt)
+            except self.engine.lost:
+                self.advance(-len(outcomes))
+                if attempt == UNIT_ATTEMPTS or self.stop.is_set():
+                    raise
+        raise AssertionError("unreachable")
+
+    def _attempt(self, lane: Lane, unit: Unit, outcomes: list[DecodeOutcome]) -> Mapping[str, list[CommitRow]] | None:
+        """One attempt at a unit. ``outcomes`` grows by each chunk that is through the encoders."""
+        branches = [branch for branch in self.graph.branches if branch.modality.path in unit.groups]
+        handles: dict[str, list[Any]] = {branch.modality.path: [] for branch in branches}
+        remaining: Sequence[VideoRef] = unit.refs
+        before: tuple[Sequence[DecodeOutcome], list[Any]] = ((), [])
+        while remaining:
+            if self.stop.is_set():
+                return None
+            decoded = lane.decode(remaining)
+            remaining = decoded.remaining
+            self.health.judge(decoded.outcomes)
+            self._finish(*before, outcomes)
+            before = (decoded.outcomes, [])
+            if any(outcome.video is not None for outcome in decoded.outcomes):
+                before = (decoded.outcomes, [self.engine.encode(branch, decoded) for branch in branches])
+                for branch, handle in zip(branches, before[1], strict=True):
+                    handles[branch.modality.path].append(handle)
+        self._finish(*before, outcomes)
+        return self.engine.write(unit, outcomes, handles)
+
+    def _finish(self, chunk: Sequence[DecodeOutcome], handles: Sequence[Any], outcomes: list[DecodeOutcome]) -> None:
+        """Wait for the encodings of a chunk."""
+        self.engine.wait(handles)
+        outcomes += chunk
+        self.advance(len(chunk))
