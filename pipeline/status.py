@@ -57,7 +57,7 @@ def store_status(url: str) -> dict[str, Any]:
     running = [{name: holder[name] for name in ("host", "pid", "since", "part")} for holder in living(objects)]
     return {
         "store": store.url,
-        "dataset": store.dataset,
+        "dataset": store.dataset_name,
         "planned": len(ids),
         "shards": store.plan.num_shards,
         "missing": reasons.count("missing"),

@@ -26,6 +26,8 @@ from store.shards import DamagedShardError, read_chunk, read_rows
 if TYPE_CHECKING:
     import torch
 
+    from store.torch_dataset import FeatureDataset
+
 SUBSETS = ("train", "test")
 POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
 
@@ -55,7 +57,7 @@ class FeatureStore:
         return str(self._objects.root)
 
     @property
-    def dataset(self) -> str:
+    def dataset_name(self) -> str:
         return self.plan.dataset
 
     @property
@@ -178,6 +180,25 @@ class FeatureStore:
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
             yield self._features(chosen, inside, frames, view, device)
+
+    def dataset(
+        self,
+        *,
+        split: int | None = None,
+        subset: str | None = None,
+        arrays: Sequence[str] | None = None,
+        frames: int | None = None,
+        slots: Sequence[int] | None = None,
+        clip: str | None = None,
+        pose: str | None = None,
+        view: str | None = None,
+    ) -> FeatureDataset:
+        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for."""
+        from store.torch_dataset import FeatureDataset
+
+        chosen = self._arrays(arrays, clip, pose)
+        wanted = self._wanted(list(chosen.values()), split, subset, slots)
+        return FeatureDataset(wanted, lambda picked: self._features(chosen, picked, frames, view, "cpu"))
 
     def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
         """Class-name embeddings of a CLIP group. Raises ``MissingError`` where they are not extracted yet."""

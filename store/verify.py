@@ -129,7 +129,7 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
         digest.update(canonical(value).encode() + b"\n")
 
     columns = [name for name in store.videos.column_names if name != "mtime_ns"]
-    add({"dataset": store.dataset, "class_names": list(store.class_names), "shard_len": store.plan.shard_len})
+    add({"dataset": store.dataset_name, "class_names": list(store.class_names), "shard_len": store.plan.shard_len})
     for row in store.videos.select(columns).to_pylist():
         add(row)
     facts = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")

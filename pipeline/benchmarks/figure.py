@@ -45,7 +45,12 @@ def draw_ratios(comparisons: Sequence[Comparison], machine: str, path: Path) -> 
         ends = [ratio + end for ratio, end in zip(ratios, high, strict=True)]
         for bar, label, end in zip(bars, labels, ends, strict=True):
             axis.annotate(
-                label, (end, bar.get_y() + bar.get_height() / 2), (5, 0), textcoords="offset points", va="center"
+                label,
+                (end, bar.get_y() + bar.get_height() / 2),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         axis.axvline(1, color="black", lw=0.8, zorder=0)
         axis.set_xlim(0, 1.45 * max(ends))

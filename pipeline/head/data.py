@@ -130,7 +130,7 @@ def select(
     pose_id = pose_group.modality.id if pose_group else None
     return Selection(
         store=store.url,
-        dataset=store.dataset,
+        dataset=store.dataset_name,
         clip=clip_group.modality.id,
         pose=pose_id,
         frames=frames,
@@ -262,14 +262,14 @@ def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str,
     where a split of an official dataset has more videos than it is defined with.
     """
     summary = store.summary(split, clip=selection.clip, pose=selection.pose)
-    official = OFFICIAL_SPLITS.get(store.dataset)
+    official = OFFICIAL_SPLITS.get(store.dataset_name)
     result = {}
     for position, subset in enumerate(("train", "test")):
         counts = summary[subset]
         expected = official[split - 1][position] if official else counts["planned"]
         if counts["planned"] > expected:
             raise StoreError(
-                f"{subset} of {store.dataset} split {split} has {counts['planned']} videos in {store.url}; the "
+                f"{subset} of {store.dataset_name} split {split} has {counts['planned']} videos in {store.url}; the "
                 f"official split has {expected}",
                 kind="store-mismatch",
             )

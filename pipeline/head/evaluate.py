@@ -251,7 +251,7 @@ def _matching_selection(run: RunResult, store: FeatureStore, allow_mismatch: boo
     if store.class_names != run.class_names:
         raise StoreError(
             f"the run was trained on {len(run.class_names)} classes of {wanted.dataset} and {store.url} has others, "
-            f"{len(store.class_names)} of {store.dataset}; evaluate on a store of the same classes",
+            f"{len(store.class_names)} of {store.dataset_name}; evaluate on a store of the same classes",
             kind="store-mismatch",
         )
     clips = [group.modality.id for group in store.groups.values() if group.modality.kind == "clip"]

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import stores
+import torch
 import zarr
+from torch.utils.data import DataLoader
 
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
@@ -53,6 +55,22 @@ def test_splits_frames_and_views(tmp_path: Path) -> None:
     assert set(train.tensors) == {"cls"}
     pieces = list(store.iter_shards(split=1, subset="train", arrays=("cls",)))
     assert [piece.slots.tolist() for piece in pieces] == [[1, 2], [4, 5, 7], [8]]
+
+
+def test_a_torch_loader_reads_the_same_rows_in_any_order(tmp_path: Path) -> None:
+    stores.build(tmp_path / "s")
+    store = FeatureStore.open(tmp_path / "s")
+    dataset = store.dataset(split=1, subset="train", arrays=("cls", "keypoints"), frames=2)
+    whole = store.load(split=1, subset="train", arrays=("cls", "keypoints"), frames=2)
+    assert len(dataset) == len(whole) == 6
+    for index in (5, 0, 3):
+        sample = dataset[index]
+        assert (sample["label"], sample["video_id"]) == (whole.labels[index], whole.video_ids[index])
+        assert torch.equal(sample["cls"], whole["cls"][index])
+    loader = DataLoader(dataset, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0))
+    seen = {name: row for batch in loader for name, row in zip(batch["video_id"], batch["keypoints"], strict=True)}
+    assert set(seen) == set(whole.video_ids)
+    assert all(torch.equal(seen[name], whole["keypoints"][i]) for i, name in enumerate(whole.video_ids))
 
 
 @pytest.mark.parametrize(
