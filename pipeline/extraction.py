@@ -7,13 +7,14 @@ import os
 import shlex
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import run_lanes
-from pipeline.graph import Graph, make_graph
+from pipeline.graph import Branch, Graph, make_graph
 from pipeline.plan import Unit, compare, count_videos, extend_plan, make_plan, pending_units
 from pipeline.progress import Progress
 from pipeline.summary import Summary
@@ -160,19 +161,27 @@ def _run(
         return
     video_ids = dict(zip(plan.videos["slot"].to_pylist(), plan.videos["video_id"].to_pylist(), strict=True))
     write = WriteConfig(str(objects.root), plan.shard_len, lease)
-    with _engine(config, graph, write) as engine:
-        if texts and clip is not None:
-            from stages.clip.text import text_arrays, text_modality
-
-            text = engine.call(clip, "encode_text", plan.class_names)
-            modality = text_modality(clip.modality, text)
-            add_modality(objects, plan, modality, config.recipe(), {})
-            write_text_set(objects, modality, text_arrays(text), lease)
+    with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
+        text = beside.submit(_write_text, objects, config, plan, engine, clip, lease) if texts and clip else None
         progress.begin("extracting", count_videos(units))
         for result in run_lanes(engine, graph, units, lanes(config), root, progress.advance):
             summary.add(result.rows, video_ids)
             summary.retried_units += result.attempts > 1
+        if text is not None:
+            text.result()
         progress.end()
+
+
+def _write_text(
+    objects: LocalObjects, config: ExtractConfig, plan: Plan, engine: Any, clip: Branch, lease: Lease
+) -> None:
+    """Class names through the text tower, committed: beside the first units, since it takes seconds."""
+    from stages.clip.text import text_arrays, text_modality
+
+    text = engine.call(clip, "encode_text", plan.class_names)
+    modality = text_modality(clip.modality, text)
+    add_modality(objects, plan, modality, config.recipe(), {})
+    write_text_set(objects, modality, text_arrays(text), lease)
 
 
 def _has_text(objects: LocalObjects, clip: str) -> bool:

@@ -36,6 +36,11 @@ class Branch:
         """The stage, not yet set up."""
         return _stage(self.config)
 
+    @property
+    def parallel(self) -> int:
+        """Chunks that the stage takes at once, so that the end of one does not leave threads without work."""
+        return 2 if self.modality.kind == "clip" else 1
+
     def environment(self) -> dict[str, Any]:
         """What may change the last bits of the numbers without changing the group's id."""
         return self.build().environment()

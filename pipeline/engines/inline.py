@@ -36,7 +36,7 @@ class InlineLane:
 
 
 class InlineEngine:
-    """Each stage has one thread, in which it is set up and called, so that its thread count holds."""
+    """Each stage has threads of its own, so that CLIP and pose run side by side."""
 
     lost: tuple[type[Exception], ...] = ()  # there is no worker to lose: a dead decoder is its lane's business
 
@@ -44,7 +44,9 @@ class InlineEngine:
         self._graph = graph
         self._writer = ShardWriter(write)
         self._stages = {branch.modality.path: branch.build() for branch in graph.branches}
-        self._threads = {path: ThreadPoolExecutor(1, thread_name_prefix=path) for path in self._stages}
+        self._threads = {
+            branch.modality.path: ThreadPoolExecutor(branch.parallel, branch.modality.kind) for branch in graph.branches
+        }
         self._ready = {path: self._threads[path].submit(stage.setup) for path, stage in self._stages.items()}
 
     def call(self, branch: Branch, method: str, *arguments: Any) -> Any:

@@ -199,12 +199,14 @@ class _Run:
             decoded = lane.decode(remaining)
             remaining = decoded.remaining
             self.health.judge(decoded.outcomes)
-            self._finish(*before, outcomes)
-            before = (decoded.outcomes, [])
+            encodings = []
             if any(outcome.video is not None for outcome in decoded.outcomes):
-                before = (decoded.outcomes, [self.engine.encode(branch, decoded) for branch in branches])
-                for branch, handle in zip(branches, before[1], strict=True):
+                encodings = [self.engine.encode(branch, decoded) for branch in branches]
+                for branch, handle in zip(branches, encodings, strict=True):
                     handles[branch.modality.path].append(handle)
+            # Only now, so that the encoders have the next chunk at hand when they are through with this one.
+            self._finish(*before, outcomes)
+            before = (decoded.outcomes, encodings)
         self._finish(*before, outcomes)
         return self.engine.write(unit, outcomes, handles)
 

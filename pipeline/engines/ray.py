@@ -133,7 +133,9 @@ class RayEngine:
         for branch in graph.branches:
             count = max(1, gpus)
             share = 1.0 / len(graph.branches) if gpus else 0.0
-            actors = [_remote(_Encoder, num_gpus=share).remote(branch) for _ in range(count)]
+            actors = [
+                _remote(_Encoder, num_gpus=share, max_concurrency=branch.parallel).remote(branch) for _ in range(count)
+            ]
             self._encoders[branch.modality.path] = actors
             self._turn[branch.modality.path] = itertools.cycle(actors)
         self._lock = threading.Lock()
@@ -167,10 +169,11 @@ class RayEngine:
         ray.shutdown()
 
 
-def _remote(cls: type, *, num_gpus: float = 0.0) -> Any:
+def _remote(cls: type, *, num_gpus: float = 0.0, max_concurrency: int = 1) -> Any:
     return ray.remote(cls).options(
         num_cpus=ACTOR_CPUS,
         num_gpus=num_gpus,
+        max_concurrency=max_concurrency,
         max_restarts=-1,
         max_task_retries=3,
         scheduling_strategy="SPREAD",

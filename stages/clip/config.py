@@ -28,7 +28,7 @@ class ClipConfig:
     precision   ``auto``: bf16 on CUDA and on CPUs with AMX bf16, else fp32
     device      ``auto``: CUDA where there is one
     batch_size  inputs of one forward pass: always exactly so many, the last pass is padded
-    threads     of torch on a CPU; None: the number of cores this process may use
+    threads     batches side by side on a CPU; None: the number of cores this process may use
     seed        of random weights
     """
 

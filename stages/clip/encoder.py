@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,11 @@ class ClipEncoder:
     penult  [B, V, T, G, G, W]
 
     Model inputs are taken in the order clip, view, frame and go through the model in batches of exactly
-    ``config.batch_size``, across clips, the last one padded; with that shape and the thread count fixed, a row does not
-    depend on its position or its neighbours, so the same clip always gives the same bytes.
+    ``config.batch_size``, across clips, the last one padded. On a CPU as many batches run side by side as there are
+    threads, each on one thread: several threads on one batch would wait for each other after every layer, which costs
+    most of their time as soon as something else runs on the machine, and the numbers would depend on how many they are.
+    With the shape fixed a row does not depend on its position or its neighbours, so the same clip always gives the same
+    bytes.
 
     Numbers that do not fit (an embedding above 65,504, NaN from a broken model) are returned as they are.
     """
@@ -104,16 +110,19 @@ class ClipEncoder:
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "amx": has_amx(),
-            "threads": self.config.num_threads,
             "batch_size": self.config.batch_size,
         }
 
     def setup(self) -> None:
-        """Load the image tower and set torch's threads. Once in the process that will call."""
-        torch.set_num_threads(self.config.num_threads)
+        """Load the image tower. Once in the process that will call."""
         visual: Any = build_model(self.model, self.weights, self.config.seed).visual
         self._extract = VitTokens(visual, self._tokens) if self._tokens else ClsOnly(visual)
         visual.to(device=self.device, dtype=DTYPES[self.config.precision])
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        count = self.config.num_threads if self.device.type == "cpu" else 1
+        return ThreadPoolExecutor(count, "clip", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B clips. Their frames are a multiple of T, evenly spaced, and any size."""
@@ -122,32 +131,53 @@ class ClipEncoder:
         specs = self.modality().arrays
         if not clips:
             return {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs.items()}
-        parts: dict[str, list[Tensor]] = {name: [] for name in specs}
-        dtype = DTYPES[self.config.precision]
-        with torch.no_grad():  # not inference_mode: slower with reduced precision on CPUs
-            for batch, rows in fixed_batches(self._inputs(clips), self.config.batch_size, dtype):
-                for name, values in self._extract(batch).items():
-                    parts[name].append(values[:rows])
-        return {name: torch.cat(parts[name]).cpu().numpy().reshape(-1, *spec.shape) for name, spec in specs.items()}
+        ahead = 2 * self.config.num_threads
+        blocks = chain.from_iterable(map_ahead(self._threads, self._inputs, clips, ahead=ahead))
+        batches = fixed_batches(blocks, self.config.batch_size, DTYPES[self.config.precision])
+        parts = list(map_ahead(self._threads, self._encode, batches, ahead=ahead))
+        return {
+            name: torch.cat([part[name] for part in parts]).cpu().numpy().reshape(-1, *spec.shape)
+            for name, spec in specs.items()
+        }
+
+    @torch.no_grad()  # not inference_mode: slower with reduced precision on CPUs
+    def _encode(self, batch: tuple[Tensor, int]) -> dict[str, Tensor]:
+        assert self._extract is not None
+        images, rows = batch
+        return {name: values[:rows] for name, values in self._extract(images).items()}
 
     def encode_text(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> TextSet:
         """Class names through the text tower, always in fp32. Builds the model anew and lets it go; needs no
         ``setup()``. Raises ``UsageError`` for prompts or towers that don't serve (see ``stages.clip.text``)."""
-        torch.set_num_threads(self.config.num_threads)
         model = build_model(self.model, self.weights, self.config.seed)
-        return encode_text(model, self.model.config["text_cfg"], class_names, templates, self.device)
+        return encode_text(
+            model, self.model.config["text_cfg"], class_names, templates, self.device, run=self._threads.map
+        )
 
-    def _inputs(self, clips: Sequence[Clip]) -> Iterator[Tensor]:
+    def _inputs(self, clip: Clip) -> list[Tensor]:
+        """Model inputs of one clip, a block a view."""
         preprocess = self.model.preprocess
         transform = Preprocess(
             self.model.image_size, preprocess["mean"], preprocess["std"], interpolation=preprocess["interpolation"]
         )
-        wanted = self.config.num_frames
-        for clip in clips:
-            frames = clip.video.frames
-            if not len(frames) or len(frames) % wanted:
-                raise ValueError(f"{clip.ref.video_id} has {len(frames)} frames; allowed: multiples of {wanted}")
-            yield from transform(frames[:: len(frames) // wanted], self.config.views, self.device)
+        frames, wanted = clip.video.frames, self.config.num_frames
+        if not len(frames) or len(frames) % wanted:
+            raise ValueError(f"{clip.ref.video_id} has {len(frames)} frames; allowed: multiples of {wanted}")
+        return list(transform(frames[:: len(frames) // wanted], self.config.views, self.device))
+
+
+def map_ahead(
+    threads: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int
+) -> Iterator[Any]:
+    """Results of ``function`` in the order of ``items``, of which at most ``ahead`` are taken before they are
+    needed."""
+    waiting: deque[Future[Any]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def has_amx() -> bool:

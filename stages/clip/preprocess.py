@@ -45,7 +45,7 @@ class Preprocess:
 
 def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
     """Blocks [n, ...] of any n, joined and cut into batches of exactly ``size`` rows of ``dtype``; the last one is
-    padded with zeros. Yields each batch with its number of real rows. A batch is overwritten by the one that follows.
+    padded with zeros. Yields each batch with its number of real rows.
     """
     batch, filled = torch.empty(0), 0
     for block in blocks:
@@ -58,9 +58,8 @@ def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> It
             filled, done = filled + take, done + take
             if filled == size:
                 yield batch, filled
-                filled = 0
+                batch, filled = torch.zeros_like(batch), 0
     if filled:
-        batch[filled:].zero_()
         yield batch, filled
 
 

@@ -7,7 +7,8 @@ space, and what kind of token stands there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,14 @@ def encode_text(
     class_names: Sequence[str],
     templates: Sequence[str],
     device: torch.device,
+    *,
+    run: Callable[..., Iterable[tuple[Tensor, Tensor]]] = map,
 ) -> TextSet:
     """Class names through the text tower of an open_clip model, which must be in fp32.
 
-    ``text_config`` is the model config's ``text_cfg``. Raises ``UsageError`` for a tower whose tokens can't be told
-    apart, for prompts that ``prompt_tokens`` refuses, and where there is no class or no template.
+    ``text_config`` is the model config's ``text_cfg``; ``run`` maps a function over batches of prompts. Raises
+    ``UsageError`` for a tower whose tokens can't be told apart, for prompts that ``prompt_tokens`` refuses, and where
+    there is no class or no template.
     """
     if tokenizer_name := text_config.get("hf_tokenizer_name"):
         raise UsageError(
@@ -96,7 +100,7 @@ def encode_text(
     ]
     ids, kinds = (torch.stack(column) for column in zip(*pairs, strict=True))
     model = model.to(device)
-    passes = [_project(model, chunk.to(device)) for chunk in ids.split(BATCH)]
+    passes = run(partial(_project, model), ids.to(device).split(BATCH))
     classes, words = (torch.cat(column).float().cpu() for column in zip(*passes, strict=True))
     if pools_end:
         ends = words[kinds == END]
@@ -144,6 +148,7 @@ def text_arrays(text: TextSet) -> dict[str, np.ndarray]:
     return {name: getattr(text, name).numpy() for name in names}
 
 
+@torch.no_grad()
 def _project(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Class embeddings [n, D], as ``encode_text(ids, normalize=False)`` gives them, and word embeddings [n, L, D]."""
     tower = getattr(model, "text", None)

@@ -6,6 +6,7 @@ always what the tower's own forward pass returns: an extractor only listens in, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,17 +74,17 @@ class VitTokens:
         self.visual, self.tokens = visual, tuple(tokens)
         self.side = visual.grid_size[0]
         self.grid = grid_side(self.side)
-        self._last_input = torch.empty(0)
+        self._heard = threading.local()  # several threads may encode at once, each its own batch
         self._last = visual.transformer.resblocks[-1]
         self._last.register_forward_pre_hook(self._listen)
         self._verify()
 
     def _listen(self, _block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._last_input = inputs[0]
+        self._heard.tokens = inputs[0]
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         result = {"cls": embed(self.visual, images).half()}
-        patches = self._last_input[:, 1:]
+        patches = self._heard.tokens[:, 1:]
         if "value" in self.tokens:
             tokens = self.visual.ln_post(self._value(self._last.ln_1(patches)))
             result["value"] = (self._pool(tokens) @ self.visual.proj).half()
@@ -111,7 +112,7 @@ class VitTokens:
         size, generator = self.visual.image_size, torch.Generator().manual_seed(0)
         images = torch.randn(2, 3, *size, generator=generator).to(weight)
         expected = embed(self.visual, images)
-        heard = self._last_input
+        heard = self._heard.tokens
         rebuilt = self.visual._pool(self._last(heard))[0] @ self.visual.proj
         lone = self._last.ln_1(heard[:, 1:2])
         attended = self._last.ls_1(self._last.attn(lone, lone, lone, need_weights=False)[0])
