@@ -129,6 +129,7 @@ def test_lowest_cosine() -> None:
     assert lowest_cosine(a, b) == pytest.approx(0.5**0.5)
 
 
+@pytest.mark.slow
 def test_extract_part(clips: ClipSet, tmp_path: Path) -> None:
     report = run_benchmarks(["extract"], out=tmp_path, config=TINY, clips=clips)
     (comparison,) = report.comparisons
