@@ -78,7 +78,10 @@ def extract(
     ] = None,
     memory: Annotated[
         str | None,
-        Opt(help="Bound on decoded frames in flight, such as 2GB (default: a quarter).", rich_help_panel=RUN),
+        Opt(
+            help="Bound on decoded frames in flight, such as 2GB (default: a quarter of the machine's).",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
     seed: Annotated[int | None, Opt(help="Of random weights.", rich_help_panel=RUN)] = None,

@@ -20,7 +20,7 @@ Opt = typer.Option
 @app.command("train-head")
 def train_head(
     store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    head: Annotated[str, Opt(help="fuse, pvcs, vilp, vcs, mean or attn.")] = "fuse",
+    head: Annotated[str, Opt(help="fuse, pvcs, vcs, mean or attn (vilp needs heatmap_clip features).")] = "fuse",
     split: Annotated[str, Opt(help="Number of the official split, or all.")] = "1",
     frames: Annotated[int, Opt(help="Frames a video of those that are stored.")] = 8,
     seeds: Annotated[int, Opt(help="Train this often, with seeds 0, 1, ...")] = 1,
@@ -108,4 +108,5 @@ def _show(result: Any, json: bool, print_result: Any) -> None:
         print_result(f"predictions equal those of the run to the bit: {'yes' if result.reproduced else 'no'}")
     if result.directory is not None:
         print_result(f"run: {result.directory}")
-        print_result(f"next: vilp-pipe evaluate --run {result.directory}")
+        if result.reproduced is None:
+            print_result(f"next: vilp-pipe evaluate --run {result.directory}")

@@ -52,7 +52,7 @@ def verify(
         from dataclasses import asdict
 
         from pipeline.repair import repair as mend
-        from pipeline.status import changed_sources, find_store
+        from pipeline.status import changed_sources, find_store, video_ids
         from store.objects import LocalObjects
         from store.verify import verify_store
 
@@ -67,8 +67,11 @@ def verify(
         if json:
             out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))
         else:
+            ids = video_ids(objects)
             for problem in report.problems:
                 out(f"{problem.key} {problem.message}")
+                if problem.slots:
+                    out(f"  videos: {', '.join(ids[slot] for slot in problem.slots)}")
             for line in changed:
                 out(line)
             out(
@@ -77,6 +80,6 @@ def verify(
             )
             out(f"digest {report.digest}")
     if report.problems and not repair:
-        say(f"error: {len(report.problems)} objects are damaged; run: vilp-pipe verify --store {objects.root} --repair")
+        say(f"error: damaged objects: {len(report.problems)}; run: vilp-pipe verify --store {objects.root} --repair")
     if report.problems or changed:
         raise typer.Exit(1)

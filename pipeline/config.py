@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets import default_root
 from store.errors import UsageError, one_of
 from store.lease import WHOLE, Part
 
@@ -15,7 +16,7 @@ MODALITIES = ("clip", "pose")
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """Everything that ``vilp-pipe extract`` takes. The command reference in the README explains each value.
+    """Everything that ``vilp-pipe extract`` takes. ``vilp-pipe extract --help`` explains each value.
 
     dataset       ``ucf101``, ``hmdb51``, ``folder``, ``manifest`` or ``synthetic``
     root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
@@ -73,6 +74,8 @@ class ExtractConfig:
                 f"pose-frames is {self.pose_frames}; allowed: a multiple of frames ({self.frames}), "
                 "so that the frames of CLIP are among them"
             )
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory is {self.memory}; allowed: 1 byte or more, such as 2GB")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
@@ -100,6 +103,11 @@ class ExtractConfig:
     def recipe(self) -> dict[str, Any]:
         """The settings as plain JSON values, kept in the store so that a repair needs no flags."""
         values = asdict(self)
+        # Absolute, so that the store can be resumed and repaired from any directory.
+        values["root"] = str(Path(self.root or default_root(self.dataset)).absolute())
+        for name in ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained"):
+            if values[name] and Path(values[name]).exists():
+                values[name] = str(Path(values[name]).absolute())
         values["part"] = "0/1"
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -61,12 +61,12 @@ def run_demo(
         seconds[step] = round(time.monotonic() - began, 1)
         began = time.monotonic()
 
-    progress.note(f"rendering the synthetic videos in {folder / 'videos'}")
-    load_dataset("synthetic", folder / "videos")
-    lap("render")
     config = replace(
         default_config("synthetic"), root=str(folder / "videos"), store=str(folder / "store"), engine=engine
     )
+    progress.note(f"rendering the synthetic videos in {folder / 'videos'}")
+    load_dataset("synthetic", folder / "videos")
+    lap("render")
     extract(config, progress=progress)
     lap("extract")
     store = FeatureStore.open(folder / "store")

@@ -21,7 +21,7 @@ from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.errors import StoreError
-from store.groups import write_metadata
+from store.groups import read_groups, write_metadata
 from store.layout import STORE
 from store.lease import Lease, hold
 from store.objects import LocalObjects
@@ -114,6 +114,8 @@ def _plan(objects: LocalObjects, config: ExtractConfig, dataset: Dataset) -> tup
             kind="store-mismatch",
         )
     warnings = []
+    if config.shard_len != plan.shard_len:
+        warnings.append(f"shard-len is {config.shard_len}, but the store was made with {plan.shard_len}, which stays")
     if changes.added and config.update:
         plan = extend_plan(plan, dataset)
         write_plan(objects, plan)
@@ -220,6 +222,8 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 def _summary(objects: LocalObjects, plan: Plan, graph: Graph) -> Summary:
     reasons = plan.missing["reason"].to_pylist()
+    # The default head reads poses.
+    head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
     return Summary(
         store=str(objects.root),
         dataset=plan.dataset,
@@ -227,5 +231,5 @@ def _summary(objects: LocalObjects, plan: Plan, graph: Graph) -> Summary:
         missing=reasons.count("missing"),
         unlisted=reasons.count("unlisted"),
         groups=list(graph.modalities()),
-        next_command=shlex.join(["vilp-pipe", "train-head", "--store", os.path.relpath(objects.root)]),
+        next_command=shlex.join(["vilp-pipe", "train-head", "--store", os.path.relpath(objects.root), *head]),
     )

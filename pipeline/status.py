@@ -10,6 +10,7 @@ from store.commits import PARTIAL, QUARANTINED
 from store.errors import MissingError, UsageError
 from store.lease import living
 from store.objects import LocalObjects
+from store.plan import read_plan
 from store.reader import FeatureStore
 
 
@@ -26,11 +27,17 @@ def find_store(store: str | None, *, stores: Path = Path("stores")) -> str:
     raise UsageError(f"store is not given and {stores}/ has several; choose with --store: {', '.join(map(str, found))}")
 
 
+def video_ids(objects: LocalObjects) -> dict[int, str]:
+    """Video id of every slot of a store."""
+    videos = read_plan(objects).videos
+    return dict(zip(videos["slot"].to_pylist(), videos["video_id"].to_pylist(), strict=True))
+
+
 def store_status(url: str) -> dict[str, Any]:
     """Coverage of every group, live runs and quarantined videos, as plain JSON values."""
     store = FeatureStore.open(url)
     objects = LocalObjects(url)
-    ids = dict(zip(store.videos["slot"].to_pylist(), store.videos["video_id"].to_pylist(), strict=True))
+    ids = video_ids(objects)
     groups, quarantined = [], []
     for path, group in store.groups.items():
         if not group.modality.per_video:

@@ -120,7 +120,7 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
     ids = ", ".join(g.modality.id for g in of_kind)
     if not of_kind:
         raise MissingError(
-            f"the store holds no {kind} features; add them with: vilp-pipe extract --modality {kind}",
+            f"the store holds no {kind} features; add them with: vilp-pipe extract --modality {kind} --store STORE",
             kind="missing-modality",
         )
     if not fitting:

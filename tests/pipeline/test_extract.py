@@ -11,6 +11,8 @@ import pytest
 from extractions import small_config
 
 from pipeline.extraction import dry_run, extract
+from pipeline.progress import Progress
+from pipeline.repair import repair
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.lease import Part
 from store.objects import LocalObjects
@@ -144,6 +146,21 @@ def test_a_poisonous_video_costs_only_itself(small_videos: Path, undisturbed: Pa
     poisoned, clean = FeatureStore.open(tmp_path / "s").load(), FeatureStore.open(undisturbed).load()
     kept = [clean.video_ids.index(name) for name in poisoned.video_ids]
     np.testing.assert_array_equal(poisoned["cls"].numpy(), clean["cls"][kept].numpy())
+
+
+@pytest.mark.parametrize(
+    "part", ["clip/*/value/c.1.*", "clip/*/text/*/class_embeddings/c.*", "_tables/commits/clip/*/2.parquet"]
+)
+def test_what_is_damaged_is_computed_again(undisturbed: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(undisturbed, tmp_path / "s")
+    objects = LocalObjects(tmp_path / "s")
+    victim = next((tmp_path / "s").glob(part))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    report = verify_store(objects)
+    assert report.digest is None
+    assert repair(objects, report, progress=Progress()).digest == digest(undisturbed)
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(small_videos: Path, tmp_path: Path) -> None:
