@@ -124,7 +124,7 @@ class ExtractConfig:
 def parse_part(text: str) -> Part:
     """``i/n`` as a part of the shards, such as ``0/4``."""
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UsageError(f"part is {text!r}; allowed: i/n with i from 0 to n-1, such as 0/4")
     return Part(int(index), int(count))
 

@@ -25,7 +25,7 @@ from store.groups import read_groups, write_metadata
 from store.layout import STORE
 from store.lease import Lease, hold
 from store.objects import LocalObjects
-from store.plan import Plan, read_plan, write_plan
+from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
@@ -105,6 +105,7 @@ def _plan(objects: LocalObjects, config: ExtractConfig, dataset: Dataset) -> tup
     """The plan of the store, made or extended where that was asked for, and how the dataset differs from it."""
     if get_sealed(objects, STORE) is None:
         return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), []
+    settle_plan(objects)
     plan = read_plan(objects)
     changes = compare(plan, dataset)
     if changes.resized:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.datasets import Dataset
 from stages.types import VideoRef
 from store.commits import QUARANTINED, Commit, committed_shards, read_commit
-from store.errors import StoreError
+from store.errors import RetryError, StoreError
 from store.lease import WHOLE, Part
 from store.objects import LocalObjects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
@@ -95,11 +95,13 @@ def compare(plan: Plan, dataset: Dataset) -> Changes:
 
 @dataclass(frozen=True)
 class Unit:
-    """The work that is left on one shard: which videos to compute, and for which groups (paths)."""
+    """The work that is left on one shard: which videos to compute, and for which groups (paths). ``kept`` are the slots
+    that each of those groups has committed already."""
 
     shard: int
     refs: tuple[VideoRef, ...]
     groups: tuple[str, ...]
+    kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 def pending_units(
@@ -129,21 +131,28 @@ def pending_units(
     for shard, refs in by_shard.items():
         left: set[int] = set()
         unfinished = []
+        kept: dict[str, frozenset[int]] = {}
         for group in groups:
             commit = read_commit(objects, group, shard) if shard in committed[group] else None
             missing = {ref.slot for ref in refs} - _finished(commit, retry_quarantined)
             if missing:
                 left |= missing
                 unfinished.append(group)
+                kept[group] = frozenset(row["slot"] for row in commit.rows) if commit else frozenset()
         if unfinished:
-            units.append(Unit(shard, tuple(ref for ref in refs if ref.slot in left), tuple(unfinished)))
+            units.append(Unit(shard, tuple(ref for ref in refs if ref.slot in left), tuple(unfinished), kept))
     return units
 
 
 def _finished(commit: Commit | None, retry_quarantined: bool) -> set[int]:
     if commit is None:
         return set()
-    return {row["slot"] for row in commit.rows if not (retry_quarantined and row["status"] == QUARANTINED)}
+    # What the environment may be to blame for is never finished: every run tries it again.
+    return {
+        row["slot"]
+        for row in commit.rows
+        if row["error_kind"] not in RetryError.KINDS and not (retry_quarantined and row["status"] == QUARANTINED)
+    }
 
 
 def count_videos(units: Iterable[Unit]) -> int:

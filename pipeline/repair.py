@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.config import ExtractConfig
+from pipeline.datasets import load_dataset
 from pipeline.extraction import extract
+from pipeline.graph import make_graph
 from pipeline.progress import Progress
+from store.errors import MissingError, StoreError
 from store.groups import read_groups
 from store.lease import WHOLE, hold
 from store.objects import LocalObjects
+from store.plan import read_plan
 from store.sealed import canonical
 from store.verify import Report, restore, verify_store
 
@@ -19,6 +23,7 @@ def repair(
 ) -> Report:
     """Mend all problems of a report and verify again. Damaged shards are computed from their videos with the recipe
     that their group keeps. Raises what ``extract`` raises where videos or weights are gone."""
+    _check_recomputable(objects, report)
     with hold(objects, WHOLE):
         damaged = restore(objects, report)
     groups = read_groups(objects)
@@ -34,3 +39,24 @@ def repair(
         note(f"computing {len(shards[key])} damaged shards again")
         extract(config, progress=progress, only_shards=shards[key])
     return verify_store(objects, progress=note)
+
+
+def _check_recomputable(objects: LocalObjects, report: Report) -> None:
+    """Raise before anything is removed where a damaged shard could not be computed again as it was."""
+    groups, videos = read_groups(objects), read_plan(objects).videos
+    paths = dict(zip(videos["slot"].to_pylist(), videos["path"].to_pylist(), strict=True))
+    for problem in report.problems:
+        if problem.shard is None:
+            continue
+        group = groups[problem.group]
+        config = ExtractConfig.from_recipe({**group.recipe, "store": str(objects.root)})
+        root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
+        if (group.modality.parent or group.path) not in make_graph(config, root).modalities():
+            raise StoreError(
+                f"{group.path} was computed with other weights or library versions than are here now, so it cannot be "
+                "mended as it was; bring those back, or extract into a new store",
+                kind="store-mismatch",
+            )
+        gone = [paths[slot] for slot in problem.slots if not (root / paths[slot]).is_file()]
+        if gone:
+            raise MissingError(f"{root / gone[0]} is needed to mend {problem.key}, and is gone", kind="missing-data")

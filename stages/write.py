@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +43,12 @@ class ShardWriter:
         outcomes: Sequence[DecodeOutcome],
         outputs: Sequence[StageOutput],
         stage_seconds: float,
+        expected: Collection[int] = (),
     ) -> list[CommitRow]:
         """Commit one shard of ``modality``. ``outputs`` together have one row for each outcome that has a video, in
-        order; ``stage_seconds`` is what the stage took for all of them. Returns the rows as committed."""
+        order; ``stage_seconds`` is what the stage took for all of them, ``expected`` as in ``write_shard``. Returns
+        the rows as committed.
+        """
         ordered = sorted(range(len(outcomes)), key=lambda number: outcomes[number].ref.slot)
         failures = {slot: failure for output in outputs for slot, failure in output.failures.items()}
         decoded = sum(outcome.video is not None for outcome in outcomes)
@@ -61,6 +64,7 @@ class ShardWriter:
             [rows[number] for number in ordered],
             self.config.lease,
             {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(self.config.lease.epoch)},
+            expected,
         )
 
 

@@ -111,9 +111,18 @@ def write_plan(objects: LocalObjects, plan: Plan) -> None:
     if current is not None:
         # Until the new tables are all there, the store is described by either set.
         put_twice(objects, STORE, seal({**current, "next": facts}), point="plan")
+    # All copies before all firsts: at any moment one whole set, old or new, lies on the disk.
     for key, data in ((VIDEOS, videos), (MISSING, missing)):
-        put_twice(objects, key, data, point="plan-table")
+        objects.put(copy_key(key), data, point="plan-table-copy")
+    for key, data in ((VIDEOS, videos), (MISSING, missing)):
+        objects.put(key, data, point="plan-table")
     put_twice(objects, STORE, seal(facts), point="plan")
+
+
+def settle_plan(objects: LocalObjects) -> None:
+    """Bring the replacement of a plan that a crash cut short to its end; for the holder of the lease."""
+    if (get_sealed(objects, STORE) or {}).get("next") is not None:
+        write_plan(objects, read_plan(objects))
 
 
 def read_plan(objects: LocalObjects) -> Plan:

@@ -14,7 +14,7 @@ from store.errors import StoreError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
 from store.layout import LEASES, MISSING, STORE, VIDEOS, commit_key, definition_key
 from store.objects import LocalObjects
-from store.plan import Plan, parquet_bytes, read_plan, verified
+from store.plan import Plan, parquet_bytes, read_plan, settle_plan, verified
 from store.reader import FeatureStore
 from store.sealed import canonical, copy_key, get_sealed, seal, sha256, unseal
 
@@ -95,6 +95,7 @@ def restore(objects: LocalObjects, report: Report) -> list[Problem]:
     damaged shards so that an extraction computes them again. Returns the problems that such an extraction has to
     mend.
     """
+    settle_plan(objects)
     plan = read_plan(objects)
     for key in _sealed_keys(objects):
         value = get_sealed(objects, key)

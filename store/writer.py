@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,16 +68,26 @@ def write_shard(
     rows: Sequence[CommitRow],
     lease: Lease,
     metadata: Mapping[str, str] | None = None,
+    expected: Collection[int] = (),
 ) -> list[CommitRow]:
     """Write and commit one shard of a modality.
 
     ``arrays`` have one row for each of ``rows``, in slot order. Rows with non-finite values are never stored: such a
     video is quarantined as ``non-finite``. Where the shard is committed already, rows of videos that are not among
     ``rows`` stay as they are: the commit is removed, the shard written and committed again. Returns the new rows as
-    committed. Raises ``StoreError`` ``stale-lease`` where another run has taken over.
+    committed. ``expected`` are the slots that the planner saw committed: where one of them is gone by now (a writer was
+    killed between removing the commit and writing it), nothing is committed, so that a resume computes the whole shard.
+    Raises ``StoreError`` for that, and ``stale-lease`` where another run has taken over.
     """
     rows, arrays = _quarantine_non_finite(rows, arrays)
     kept, kept_arrays = _committed_rows(objects, modality, shard, shard_len, {row.slot for row in rows})
+    lost = set(expected) - {row.slot for row in [*kept, *rows]}
+    if lost:
+        raise StoreError(
+            f"{len(lost)} committed videos of shard {shard} of {modality.path} were lost when a writer was killed; "
+            "run the same command again to compute them",
+            kind="store-mismatch",
+        )
     lease.check(objects)
     remove_commit(objects, modality.path, shard)
     hashes = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -120,13 +121,17 @@ class RayEngine:
     def __init__(self, graph: Graph, write: WriteConfig, *, address: str | None, object_bytes: int, cpus: int) -> None:
         self._graph = graph
         own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_bytes, "include_dashboard": False}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(
-            address=address,
+            address=address or "local",  # an address in the environment is not what was asked for
             log_to_driver=False,  # nothing that a worker prints may reach standard output
             logging_level=logging.ERROR,
             configure_logging=False,
             **({} if address else own),
         )
+        for number, handler in handlers.items():  # Ray puts one of its own on SIGTERM
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self._encoders: dict[str, list[Any]] = {}
         self._turn: dict[str, Any] = {}

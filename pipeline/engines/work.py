@@ -71,10 +71,14 @@ def write_unit(
     for branch in graph.branches:
         if branch.frames.path in unit.groups and branch.frames.path not in rows:
             output = frames_output(outcomes, branch.stride)
-            rows[branch.frames.path] = writer(unit.shard, branch.frames, outcomes, [output], 0.0)
+            rows[branch.frames.path] = writer(
+                unit.shard, branch.frames, outcomes, [output], 0.0, unit.kept.get(branch.frames.path, ())
+            )
         path = branch.modality.path
         if path in unit.groups:
             parts = encoded[path]
             seconds = sum(part.seconds for part in parts)
-            rows[path] = writer(unit.shard, branch.modality, outcomes, [part.output for part in parts], seconds)
+            rows[path] = writer(
+                unit.shard, branch.modality, outcomes, [part.output for part in parts], seconds, unit.kept.get(path, ())
+            )
     return rows

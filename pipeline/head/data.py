@@ -146,7 +146,8 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
     if not any(group.modality.kind == "pose" for group in store.groups.values()):
         raise MissingError(
             f"head {config.head!r} reads pose and {store.url} has none; add it with: "
-            f"vilp-pipe extract --store {store.url} --modality pose --pose onnx --det-weights FILE --pose-weights FILE, or train --head vcs or attn, which need none",
+            f"vilp-pipe extract --store {store.url} --modality pose --pose onnx --det-weights FILE "
+            "--pose-weights FILE, or train --head vcs or attn, which need none",
             kind="missing-modality",
         )
     group = store.group("pose", pose)

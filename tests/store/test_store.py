@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
 from store.lease import Part, hold
 from store.objects import LocalObjects
-from store.verify import verify_store
+from store.plan import read_plan, settle_plan
+from store.verify import restore, verify_store
 from store.writer import create_store, write_shard
 
 
@@ -195,3 +199,39 @@ def test_root_metadata_is_plain_zarr(tmp_path: Path) -> None:
     root = json.loads((tmp_path / "s" / "zarr.json").read_text())
     assert root["node_type"] == "group"
     assert root["attributes"]["num_videos"] == 10
+
+
+@pytest.mark.parametrize("point", ["plan-table-copy-flushed", "plan-table-copy-flushed:2", "plan-table-renamed"])
+def test_a_plan_whose_replacement_is_cut_short_can_be_read_and_settled(tmp_path: Path, point: str) -> None:
+    """Killed between the tables of an update: the old plan or the new one is there, and a run ends what was begun."""
+    objects = stores.build(tmp_path / "s", shards=(0,))
+    code = (
+        "import sys, dataclasses, stores\n"
+        "from store.objects import LocalObjects\nfrom store.plan import write_plan, MISSING_SCHEMA\n"
+        "plan = dataclasses.replace(stores.plan(14), missing=MISSING_SCHEMA.empty_table())\n"
+        "write_plan(LocalObjects(sys.argv[1]), plan)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "VILP_FAILPOINT": point}
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert read_plan(objects).videos.num_rows in (10, 14)
+    settle_plan(objects)
+    restore(objects, verify_store(objects))
+    assert verify_store(objects).digest is not None
+
+
+def test_rows_that_a_killed_writer_lost_are_not_committed_away(tmp_path: Path) -> None:
+    objects = stores.build(tmp_path / "s", modalities=(stores.CLIP,), shards=(0,), statuses={1: QUARANTINED})
+    remove_commit(objects, stores.CLIP.path, 0)  # as far as a writer came that was killed while it replaced slot 1
+    with hold(objects, Part()) as lease, pytest.raises(StoreError, match="run the same command again"):
+        write_shard(
+            objects,
+            stores.CLIP,
+            0,
+            4,
+            stores.values(stores.CLIP, [1]),
+            stores.rows_of([1]),
+            lease,
+            expected={0, 1, 2, 3},
+        )
+    assert committed_shards(objects, stores.CLIP.path) == []
