@@ -41,7 +41,7 @@ test: $(STAMP) ## Run the quick tests (under five minutes on two cores)
 test-all: $(STAMP) ## Run all tests
 	$(BIN)/pytest
 
-demo: $(STAMP) ## Render, extract, train and compare heads on the embedded data set
+demo: $(STAMP) ## Render, extract, train and compare heads on the embedded dataset
 	$(BIN)/vilp-pipe demo
 
 benchmark: $(STAMP) ## Compare with a plain script on this machine
