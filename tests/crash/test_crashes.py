@@ -56,6 +56,16 @@ def run(videos: Path, store: Path, *options: str, **extra: str) -> subprocess.Co
     )
 
 
+def start(videos: Path, store: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(videos, store, *options),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     store = tmp_path_factory.mktemp("undisturbed") / "s"
@@ -120,13 +130,7 @@ def test_a_signal_ends_a_run_cleanly(
 ) -> None:
     store = tmp_path / "s"
     # A decoder that hangs on the fourth video holds the run in its middle.
-    process = subprocess.Popen(
-        command(videos, store, "--decoder", "poison:stuck"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(videos, store, "--decoder", "poison:stuck")
     first_commit(process, store)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -142,13 +146,7 @@ def test_a_signal_ends_a_run_cleanly(
 def test_a_killed_ray_driver_is_resumed_at_once(videos: Path, undisturbed: Report, tmp_path: Path) -> None:
     """Ray's workers outlive their driver by seconds, and still write; the lease keeps the new run safe from them."""
     store = tmp_path / "s"
-    process = subprocess.Popen(
-        command(videos, store, "--engine", "ray"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(videos, store, "--engine", "ray")
     first_commit(process, store)
     process.kill()
     process.communicate()
