@@ -53,10 +53,10 @@ def verify(
 
         from pipeline.repair import repair as mend
         from pipeline.status import changed_sources, find_store, video_ids
-        from store.objects import LocalObjects
+        from store.objects import open_objects
         from store.verify import verify_store
 
-        objects = LocalObjects(find_store(store))
+        objects = open_objects(find_store(store))
         progress = make_progress()
         report = verify_store(objects, progress=progress.note)
         if repair and (report.problems or report.leftovers):
@@ -80,6 +80,6 @@ def verify(
             )
             out(f"digest {report.digest}")
     if report.problems and not repair:
-        say(f"error: damaged objects: {len(report.problems)}; run: vilp-pipe verify --store {objects.root} --repair")
+        say(f"error: damaged objects: {len(report.problems)}; run: vilp-pipe verify --store {objects.url} --repair")
     if report.problems or changed:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ class ExtractConfig:
 
     dataset       ``ucf101``, ``hmdb51``, ``folder``, ``manifest`` or ``synthetic``
     root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
-    store         folder of the store; None: ``stores/<dataset>``
+    store         folder of the store, or ``s3://bucket/prefix``; None: ``stores/<dataset>``
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
     modalities    which of ``clip`` and ``pose`` to compute now; a store may hold more
     part          this run's share of the shards
@@ -97,8 +97,8 @@ class ExtractConfig:
         return self.pose_frames if self.wants_pose else self.frames
 
     @property
-    def store_path(self) -> Path:
-        return Path(self.store) if self.store else Path("stores") / self.dataset
+    def store_url(self) -> str:
+        return self.store or f"stores/{self.dataset}"
 
     def recipe(self) -> dict[str, Any]:
         """The settings as plain JSON values, kept in the store so that a repair needs no flags."""
@@ -135,24 +135,24 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     Raises ``UsageError`` where neither a dataset nor a store that exists is named.
     """
     from store.layout import STORE
-    from store.objects import LocalObjects
+    from store.objects import open_objects
     from store.sealed import get_sealed
 
     if store is None and "dataset" not in given:
         raise UsageError(
             "dataset is not given; allowed: ucf101, hmdb51, folder, manifest, synthetic (or --store of a store)"
         )
-    path = Path(store) if store is not None else Path("stores") / given["dataset"]
-    facts = get_sealed(LocalObjects(path), STORE) if path.is_dir() else None
+    url = store if store is not None else f"stores/{given['dataset']}"
+    facts = get_sealed(open_objects(url), STORE)
     if facts is None and "dataset" not in given:
         raise UsageError(
-            f"no feature store at {path} and no --dataset; allowed: ucf101, hmdb51, folder, manifest, synthetic"
+            f"no feature store at {url} and no --dataset; allowed: ucf101, hmdb51, folder, manifest, synthetic"
         )
     recipe = dict(facts["source"]) if facts else {}
     if "modalities" not in given:
         recipe.pop("modalities", None)
     base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
-    return replace(base, store=str(path), **given)
+    return replace(base, store=url, **given)
 
 
 def default_config(dataset: str) -> ExtractConfig:

@@ -22,9 +22,9 @@ from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.errors import StoreError
 from store.groups import read_groups, write_metadata
-from store.layout import STORE
-from store.lease import Lease, hold
-from store.objects import LocalObjects
+from store.layout import COMMITS, STORE
+from store.lease import Lease, hold, planning
+from store.objects import Objects, is_remote, open_objects
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
@@ -52,11 +52,12 @@ def extract(
             "provide them, or run without --strict",
             kind="store-mismatch",
         )
-    objects = LocalObjects(config.store_path)
+    objects = open_objects(config.store_url)
     check_place(objects)
     with hold(objects, config.part) as lease:
-        plan, warnings = _plan(objects, config, dataset)
-        warnings += _add_groups(objects, config, graph, plan)
+        with planning(objects) as ours:
+            plan, warnings = _plan(ours, config, dataset)
+            warnings += _add_groups(ours, config, graph, plan)
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         for warning in warnings:
@@ -83,14 +84,14 @@ def dry_run(config: ExtractConfig) -> dict[str, Any]:
     """What an extraction would do: counts, and bytes on the disk. Writes nothing."""
     dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
     graph = make_graph(config, dataset.root)
-    objects = LocalObjects(config.store_path)
+    objects = open_objects(config.store_url)
     check_place(objects)
     exists = get_sealed(objects, STORE) is not None
     plan = read_plan(objects) if exists else make_plan(dataset, config.shard_len, config.recipe())
     units = pending_units(objects, plan, list(graph.modalities()), dataset.root, part=config.part, limit=config.limit)
     video_bytes = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
     return {
-        "store": str(objects.root),
+        "store": objects.url,
         "planned": plan.videos.num_rows,
         "missing": len(dataset.missing),
         "to_do": count_videos(units),
@@ -101,7 +102,7 @@ def dry_run(config: ExtractConfig) -> dict[str, Any]:
     }
 
 
-def _plan(objects: LocalObjects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, list[str]]:
+def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, list[str]]:
     """The plan of the store, made or extended where that was asked for, and how the dataset differs from it."""
     if get_sealed(objects, STORE) is None:
         return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), []
@@ -133,7 +134,7 @@ def _plan(objects: LocalObjects, config: ExtractConfig, dataset: Dataset) -> tup
     return plan, warnings
 
 
-def _add_groups(objects: LocalObjects, config: ExtractConfig, graph: Graph, plan: Plan) -> list[str]:
+def _add_groups(objects: Objects, config: ExtractConfig, graph: Graph, plan: Plan) -> list[str]:
     """Define the groups of this run; says where what is there was computed in another environment."""
     warnings = []
     environments: dict[str, dict[str, Any]] = {branch.modality.path: branch.environment() for branch in graph.branches}
@@ -148,7 +149,7 @@ def _add_groups(objects: LocalObjects, config: ExtractConfig, graph: Graph, plan
 
 
 def _run(
-    objects: LocalObjects,
+    objects: Objects,
     config: ExtractConfig,
     graph: Graph,
     plan: Plan,
@@ -163,7 +164,7 @@ def _run(
     if not units and not texts:
         return
     video_ids = dict(zip(plan.videos["slot"].to_pylist(), plan.videos["video_id"].to_pylist(), strict=True))
-    write = WriteConfig(str(objects.root), plan.shard_len, lease)
+    write = WriteConfig(objects.url, plan.shard_len, lease)
     with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
         text = beside.submit(_write_text, objects, config, plan, engine, clip, lease) if texts and clip else None
         progress.begin("extracting", count_videos(units))
@@ -175,21 +176,20 @@ def _run(
         progress.end()
 
 
-def _write_text(
-    objects: LocalObjects, config: ExtractConfig, plan: Plan, engine: Any, clip: Branch, lease: Lease
-) -> None:
+def _write_text(objects: Objects, config: ExtractConfig, plan: Plan, engine: Any, clip: Branch, lease: Lease) -> None:
     """Class names through the text tower, committed: beside the first units, since it takes seconds."""
     from stages.clip.text import text_arrays, text_modality
 
     text = engine.call(clip, "encode_text", plan.class_names)
     modality = text_modality(clip.modality, text)
-    add_modality(objects, plan, modality, config.recipe(), {})
-    write_text_set(objects, modality, text_arrays(text), lease)
+    with planning(objects) as ours:  # another part may have extended the plan meanwhile
+        add_modality(ours, read_plan(ours), modality, config.recipe(), {})
+    write_text_set(lease.guard(objects), modality, text_arrays(text))
 
 
-def _has_text(objects: LocalObjects, clip: str) -> bool:
-    folder = objects.path(f"_tables/commits/{clip}/text")
-    return folder.is_dir() and any(committed_shards(objects, f"{clip}/text/{path.name}") for path in folder.iterdir())
+def _has_text(objects: Objects, clip: str) -> bool:
+    names = objects.scan(f"{COMMITS}/{clip}/text").folders
+    return any(committed_shards(objects, f"{clip}/text/{name}") for name in names)
 
 
 def cpus() -> int:
@@ -221,16 +221,17 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
         engine.close()
 
 
-def _summary(objects: LocalObjects, plan: Plan, graph: Graph) -> Summary:
+def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
     reasons = plan.missing["reason"].to_pylist()
     # The default head reads poses.
     head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
+    named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
     return Summary(
-        store=str(objects.root),
+        store=objects.url,
         dataset=plan.dataset,
         planned=plan.videos.num_rows,
         missing=reasons.count("missing"),
         unlisted=reasons.count("unlisted"),
         groups=list(graph.modalities()),
-        next_command=shlex.join(["vilp-pipe", "train-head", "--store", os.path.relpath(objects.root), *head]),
+        next_command=shlex.join(["vilp-pipe", "train-head", "--store", named, *head]),
     )

@@ -15,7 +15,7 @@ from stages.types import VideoRef
 from store.commits import QUARANTINED, Commit, committed_shards, read_commit
 from store.errors import RetryError, StoreError
 from store.lease import WHOLE, Part
-from store.objects import LocalObjects
+from store.objects import Objects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 
 
@@ -105,7 +105,7 @@ class Unit:
 
 
 def pending_units(
-    objects: LocalObjects,
+    objects: Objects,
     plan: Plan,
     groups: Sequence[str],
     root: Path,

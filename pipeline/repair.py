@@ -12,27 +12,27 @@ from pipeline.progress import Progress
 from store.errors import MissingError, StoreError
 from store.groups import read_groups
 from store.lease import WHOLE, hold
-from store.objects import LocalObjects
+from store.objects import Objects
 from store.plan import read_plan
 from store.sealed import canonical
 from store.verify import Report, restore, verify_store
 
 
 def repair(
-    objects: LocalObjects, report: Report, *, progress: Progress, note: Callable[[str], None] = lambda line: None
+    objects: Objects, report: Report, *, progress: Progress, note: Callable[[str], None] = lambda line: None
 ) -> Report:
     """Mend all problems of a report and verify again. Damaged shards are computed from their videos with the recipe
     that their group keeps. Raises what ``extract`` raises where videos or weights are gone."""
     _check_recomputable(objects, report)
-    with hold(objects, WHOLE):
-        damaged = restore(objects, report)
+    with hold(objects, WHOLE) as lease:
+        damaged = restore(lease.guard(objects), report)
     groups = read_groups(objects)
     shards: dict[str, set[int]] = {}
     recipes: dict[str, ExtractConfig] = {}
     for problem in damaged:
         recipe = dict(groups[problem.group].recipe)
         key = canonical(recipe)
-        recipes[key] = ExtractConfig.from_recipe({**recipe, "store": str(objects.root)})
+        recipes[key] = ExtractConfig.from_recipe({**recipe, "store": objects.url})
         per_video = groups[problem.group].modality.per_video
         shards.setdefault(key, set()).update({problem.shard} if per_video and problem.shard is not None else set())
     for key, config in recipes.items():
@@ -41,7 +41,7 @@ def repair(
     return verify_store(objects, progress=note)
 
 
-def _check_recomputable(objects: LocalObjects, report: Report) -> None:
+def _check_recomputable(objects: Objects, report: Report) -> None:
     """Raise before anything is removed where a damaged shard could not be computed again as it was."""
     groups, videos = read_groups(objects), read_plan(objects).videos
     paths = dict(zip(videos["slot"].to_pylist(), videos["path"].to_pylist(), strict=True))
@@ -49,7 +49,7 @@ def _check_recomputable(objects: LocalObjects, report: Report) -> None:
         if problem.shard is None:
             continue
         group = groups[problem.group]
-        config = ExtractConfig.from_recipe({**group.recipe, "store": str(objects.root)})
+        config = ExtractConfig.from_recipe({**group.recipe, "store": objects.url})
         root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
         if (group.modality.parent or group.path) not in make_graph(config, root).modalities():
             raise StoreError(

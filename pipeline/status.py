@@ -9,7 +9,7 @@ from typing import Any
 from store.commits import PARTIAL, QUARANTINED
 from store.errors import MissingError, UsageError
 from store.lease import living
-from store.objects import LocalObjects
+from store.objects import Objects, open_objects
 from store.plan import read_plan
 from store.reader import FeatureStore
 
@@ -27,7 +27,7 @@ def find_store(store: str | None, *, stores: Path = Path("stores")) -> str:
     raise UsageError(f"store is not given and {stores}/ has several; choose with --store: {', '.join(map(str, found))}")
 
 
-def video_ids(objects: LocalObjects) -> dict[int, str]:
+def video_ids(objects: Objects) -> dict[int, str]:
     """Video id of every slot of a store."""
     videos = read_plan(objects).videos
     return dict(zip(videos["slot"].to_pylist(), videos["video_id"].to_pylist(), strict=True))
@@ -36,7 +36,7 @@ def video_ids(objects: LocalObjects) -> dict[int, str]:
 def store_status(url: str) -> dict[str, Any]:
     """Coverage of every group, live runs and quarantined videos, as plain JSON values."""
     store = FeatureStore.open(url)
-    objects = LocalObjects(url)
+    objects = open_objects(url)
     ids = video_ids(objects)
     groups, quarantined = [], []
     for path, group in store.groups.items():
@@ -75,11 +75,11 @@ def store_status(url: str) -> dict[str, Any]:
     }
 
 
-def changed_sources(objects: LocalObjects) -> list[str]:
+def changed_sources(objects: Objects) -> list[str]:
     """A line for every video that is gone or has other contents than when its features were computed."""
     from pipeline.datasets import load_dataset
 
-    store = FeatureStore.open(objects.root)
+    store = FeatureStore.open(objects.url)
     source = store.plan.source
     root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
     paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))

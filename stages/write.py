@@ -12,7 +12,7 @@ from stages.decode import DecodeOutcome
 from stages.types import StageOutput, VideoFailure
 from store.commits import OK, PARTIAL, QUARANTINED, CommitRow
 from store.lease import Lease
-from store.objects import LocalObjects
+from store.objects import open_objects
 from store.schema import Modality
 from store.writer import write_shard
 
@@ -31,7 +31,7 @@ class ShardWriter:
 
     def __init__(self, config: WriteConfig) -> None:
         self.config = config
-        self._objects = LocalObjects(config.store)
+        self._objects = config.lease.guard(open_objects(config.store))
 
     def setup(self) -> None:
         """Nothing to load; here because every stage has it."""
@@ -62,7 +62,6 @@ class ShardWriter:
             self.config.shard_len,
             {name: values[ordered] for name, values in arrays.items()},
             [rows[number] for number in ordered],
-            self.config.lease,
             {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(self.config.lease.epoch)},
             expected,
         )

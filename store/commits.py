@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from store.errors import StoreError
 from store.layout import COMMITS, checksum_key, commit_key
-from store.objects import LocalObjects
+from store.objects import Objects
 from store.plan import parquet_bytes, read_parquet
 from store.sealed import sha256
 
@@ -50,7 +50,7 @@ SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Co
 
 
 def write_commit(
-    objects: LocalObjects,
+    objects: Objects,
     group: str,
     shard: int,
     rows: Sequence[CommitRow],
@@ -65,17 +65,16 @@ def write_commit(
     objects.put(commit_key(group, shard), data, point="commit")
 
 
-def remove_commit(objects: LocalObjects, group: str, shard: int) -> None:
+def remove_commit(objects: Objects, group: str, shard: int) -> None:
     """Make a shard invisible, before it is written again."""
     objects.delete(commit_key(group, shard))
     objects.delete(checksum_key(group, shard))
 
 
-def committed_shards(objects: LocalObjects, group: str) -> list[int]:
+def committed_shards(objects: Objects, group: str) -> list[int]:
     """Numbers of the committed shards of a group, ascending."""
-    folder = objects.path(f"{COMMITS}/{group}")
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet") and name[0] != ".")
+    names = objects.scan(f"{COMMITS}/{group}").objects
+    return sorted(int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Commit:
         return self.table.to_pylist()
 
 
-def read_commit(objects: LocalObjects, group: str, shard: int) -> Commit:
+def read_commit(objects: Objects, group: str, shard: int) -> Commit:
     """Read and check a commit. Raises ``StoreError`` (``store-corrupt``) where a byte of it is not as it was
     written."""
     key = commit_key(group, shard)
@@ -99,7 +98,7 @@ def read_commit(objects: LocalObjects, group: str, shard: int) -> Commit:
     hashes = parse_checksums(sums or b"")
     if data is None or checksum_text(hashes) != sums or hashes.pop(key, None) != sha256(data):
         raise StoreError(
-            f"commit {objects.path(key)} is damaged; run: vilp-pipe verify --store {objects.root} --repair",
+            f"commit {objects.describe(key)} is damaged; run: vilp-pipe verify --store {objects.url} --repair",
             kind="store-corrupt",
         )
     return Commit(shard, read_parquet(data), hashes)

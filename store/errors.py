@@ -84,6 +84,7 @@ class StoreError(VilpError):
         "store-mismatch",
         "store-locked",
         "store-unwritable",
+        "store-unreadable",
         "stale-lease",
         "too-many-failures",
     )

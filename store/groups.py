@@ -14,10 +14,10 @@ from typing import Any
 from store.arrays import group_metadata, root_metadata
 from store.errors import MissingError, UsageError
 from store.layout import GROUPS, ROOT_METADATA, definition_key
-from store.objects import LocalObjects
+from store.objects import Objects
 from store.plan import Plan
 from store.schema import Modality
-from store.sealed import canonical, get_sealed, put_twice, seal
+from store.sealed import canonical, get_sealed, put_twice, seal, settle
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,12 @@ class Group:
 
 
 def add_group(
-    objects: LocalObjects, plan: Plan, modality: Modality, recipe: Mapping[str, Any], environment: Mapping[str, Any]
+    objects: Objects, plan: Plan, modality: Modality, recipe: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> Group:
     """Define a modality, or return the definition that is there (its environment may differ from the one given)."""
     existing = get_sealed(objects, definition_key(modality.path))
     if existing is not None:
+        settle(objects, definition_key(modality.path), seal(existing), point="group")
         return Group.from_dict(existing)
     metadata = group_metadata(modality, rows=plan.rows, shard_rows=plan.shard_len)
     group = Group(modality, recipe, environment, metadata, plan.rows)
@@ -70,7 +71,7 @@ def add_group(
     return group
 
 
-def read_groups(objects: LocalObjects) -> dict[str, Group]:
+def read_groups(objects: Objects) -> dict[str, Group]:
     """All groups of a store by path, sorted. Raises ``StoreError`` (``store-corrupt``) on a damaged definition."""
     prefix, suffix = f"{GROUPS}/", "/group.json"
     paths = (key.removeprefix(prefix).removesuffix(suffix) for key in _definitions(objects))
@@ -78,13 +79,13 @@ def read_groups(objects: LocalObjects) -> dict[str, Group]:
     return {path: Group.from_dict(data) for path, data in found if data is not None}
 
 
-def _definitions(objects: LocalObjects) -> Iterator[str]:
+def _definitions(objects: Objects) -> Iterator[str]:
     """Keys of all definitions, also of those of which only the copy is left."""
     names = {key.replace("/group.copy.json", "/group.json") for key in objects.list(GROUPS)}
     yield from sorted(name for name in names if name.endswith("/group.json"))
 
 
-def write_metadata(objects: LocalObjects, plan: Plan) -> None:
+def write_metadata(objects: Objects, plan: Plan) -> None:
     """Make the Zarr metadata what plan and definitions say. Idempotent; restores whatever is missing or damaged."""
     groups = read_groups(objects)
     for path, group in groups.items():

@@ -12,7 +12,8 @@ VIDEOS = f"{TABLES}/videos.parquet"
 MISSING = f"{TABLES}/missing.parquet"
 GROUPS = f"{TABLES}/groups"
 COMMITS = f"{TABLES}/commits"
-LEASES = f"{TABLES}/leases"
+LEASE = f"{TABLES}/lease.json"
+HEARTBEATS = f"{TABLES}/heartbeats"
 
 
 def definition_key(group: str) -> str:

@@ -1,9 +1,13 @@
 """Who may write into a store.
 
-A run holds a lease: a numbered file (its epoch) under ``_tables/leases``, made only if that number is not taken. The
-holder touches it now and then; a lease whose process is gone (same machine) or that was not touched for a while
-(another machine) is dead and may be taken over with the next number. Writers compare their epoch with the newest
-before they commit, so that workers that outlive their run can no longer commit anything.
+One sealed object, ``_tables/lease.json``, names the holders: a run for each part of the shards, and for a moment
+whoever changes the plan. It is replaced by compare-and-swap alone, so of two that want the same at once one wins. A
+holder shows that it lives by a heartbeat of its own now and then; one whose process is gone (same machine) or that was
+silent for a while (another machine) is dead, and may be taken over. Every write of a run is guarded by its lease (see
+``Objects.guarded``), so that workers that outlive their run can no longer change anything.
+
+Nothing here relies on clocks for safety: where two clocks disagree so much that a living run is taken for dead, that
+run is refused from then on, and stops.
 """
 
 from __future__ import annotations
@@ -20,12 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import StoreError
-from store.layout import LEASES
-from store.objects import LocalObjects
+from store.layout import HEARTBEATS, LEASE
+from store.objects import Objects
 from store.sealed import seal, unseal
 
 HEARTBEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 90.0
+PLANNING_SECONDS = 120.0
+
+_PLANNING = "planning"
+# Tokens of what this process holds right now: a lease that it failed to give back is nobody's.
+_held: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -48,99 +57,133 @@ WHOLE = Part()
 
 @dataclass(frozen=True)
 class Lease:
-    """Permission to write, as it travels to the writers."""
+    """Permission to write, as it travels to the writers. ``name`` is that of the part that is held."""
 
-    part: Part
+    name: str
     epoch: int
     token: str
 
-    @property
-    def key(self) -> str:
-        return _key(self.part.name, self.epoch)
-
-    def check(self, objects: LocalObjects) -> None:
-        """Raise ``StoreError`` (``stale-lease``) unless this lease is still the newest of its part."""
-        newest = max(_epochs(objects, self.part.name), default=0)
-        holder = _holder(objects, self.key)
-        if newest != self.epoch or holder is None or holder["token"] != self.token:
+    def check(self, objects: Objects) -> None:
+        """Raise ``StoreError`` (``stale-lease``) unless this lease still stands."""
+        state = _state(objects.get(LEASE))
+        holder = state["holders"].get(self.name)
+        if holder is None or holder["token"] != self.token:
             raise StoreError(
-                f"this run held the store {objects.root} under lease {self.epoch}, but lease {newest} has taken over; "
-                "nothing more is written by this run",
+                f"this run held the store {objects.url} under lease {self.epoch}, but lease {state['epoch']} has taken "
+                "over; nothing more is written by this run",
                 kind="stale-lease",
             )
 
+    def guard(self, objects: Objects) -> Objects:
+        """The objects, writable for as long as this lease stands."""
+        return objects.guarded(lambda: self.check(objects))
+
 
 @contextlib.contextmanager
-def hold(objects: LocalObjects, part: Part) -> Iterator[Lease]:
+def hold(objects: Objects, part: Part) -> Iterator[Lease]:
     """Hold the lease of a part while the block runs.
 
     Raises ``StoreError`` (``store-locked``) that names the holder where another run is alive on the same shards.
     """
-    lease = _acquire(objects, part)
+    with _hold(objects, part.name, wait_seconds=0.0) as lease:
+        yield lease
+
+
+@contextlib.contextmanager
+def planning(objects: Objects) -> Iterator[Objects]:
+    """Objects for one who makes or changes the plan or the definition of a group; the next one waits. What was read
+    before has to be read again: it may have changed."""
+    with _hold(objects, _PLANNING, wait_seconds=PLANNING_SECONDS) as lease:
+        yield lease.guard(objects)
+
+
+def living(objects: Objects) -> list[dict[str, Any]]:
+    """Holders of live leases: ``host``, ``pid``, ``since`` and ``part`` of each run that is working on the store."""
+    holders = _state(objects.get(LEASE))["holders"].items()
+    return [{**holder, "part": name} for name, holder in holders if _alive(objects, name, holder)]
+
+
+@contextlib.contextmanager
+def _hold(objects: Objects, name: str, *, wait_seconds: float) -> Iterator[Lease]:
+    lease = _acquire(objects, name, time.monotonic() + wait_seconds)
     stop = threading.Event()
-    thread = threading.Thread(target=_heartbeat, args=(objects.path(lease.key), stop), daemon=True)
+    thread = threading.Thread(target=_heartbeat, args=(objects, lease, stop), daemon=True)
     thread.start()
     try:
         yield lease
     finally:
         stop.set()
         thread.join()
-        holder = _holder(objects, lease.key)
-        if holder is not None and holder["token"] == lease.token:
-            objects.put(lease.key, seal({**holder, "released": True}), point="lease")
+        _held.discard(lease.token)
+        with contextlib.suppress(StoreError):  # what ended the block is the news; a lease left behind dies of itself
+            _release(objects, lease)
 
 
-def _acquire(objects: LocalObjects, part: Part) -> Lease:
+def _acquire(objects: Objects, name: str, deadline: float) -> Lease:
     while True:
-        for other, holder in _living(objects):
-            # Parts of the same count never meet; anything else may share a shard.
-            if other == part.name or not other.endswith(f"-of-{part.count}"):
-                raise StoreError(
-                    f"store {objects.root} is in use by process {holder['pid']} on {holder['host']} since "
-                    f"{holder['since']} (part {other}); wait for it, or stop it",
-                    kind="store-locked",
-                )
-        epochs = _epochs(objects, part.name)
-        lease = Lease(part, max(epochs, default=0) + 1, secrets.token_hex(8))
+        current = objects.get(LEASE)
+        state = _state(current)
+        living = {other: holder for other, holder in state["holders"].items() if _alive(objects, other, holder)}
+        busy = [other for other in living if _conflict(name, other)]
+        if busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+            continue
+        if busy:
+            holder = living[busy[0]]
+            raise StoreError(
+                f"store {objects.url} is in use by process {holder['pid']} on {holder['host']} since "
+                f"{holder['since']} (part {busy[0]}); wait for it, or stop it",
+                kind="store-locked",
+            )
+        lease = Lease(name, state["epoch"] + 1, secrets.token_hex(8))
         since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        holder = {**asdict(_this_process()), "since": since, "token": lease.token, "released": False}
-        if objects.put_new(lease.key, seal(holder)):
-            for epoch in epochs:
-                objects.delete(_key(part.name, epoch))
+        living[name] = {**asdict(_this_process()), "since": since, "epoch": lease.epoch, "token": lease.token}
+        _beat(objects, lease)
+        _held.add(lease.token)
+        if objects.swap(LEASE, seal({"epoch": lease.epoch, "holders": living}), current, point="lease"):
             return lease
+        _held.discard(lease.token)
 
 
-def living(objects: LocalObjects) -> list[dict[str, Any]]:
-    """Holders of live leases: ``host``, ``pid``, ``since`` and ``part`` of each run that is working on the store."""
-    return [{**holder, "part": part} for part, holder in _living(objects)]
+def _release(objects: Objects, lease: Lease) -> None:
+    while True:
+        current = objects.get(LEASE)
+        state = _state(current)
+        if state["holders"].get(lease.name, {}).get("token") != lease.token:
+            return
+        del state["holders"][lease.name]
+        if objects.swap(LEASE, seal(state), current, point="lease"):
+            objects.delete(_heartbeat_key(lease.name))
+            return
 
 
-def _living(objects: LocalObjects) -> Iterator[tuple[str, dict[str, Any]]]:
-    folder = objects.path(LEASES)
-    for part in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
-        epoch = max(_epochs(objects, part), default=0)
-        holder = _holder(objects, _key(part, epoch))
-        if holder is not None and not holder["released"] and _alive(objects.path(_key(part, epoch)), holder):
-            yield part, holder
+def _conflict(name: str, other: str) -> bool:
+    """Parts of the same count never meet; anything else may share a shard."""
+    if _PLANNING in (name, other):
+        return name == other
+    return name == other or name.partition("-of-")[2] != other.partition("-of-")[2]
 
 
-def _key(part: str, epoch: int) -> str:
-    return f"{LEASES}/{part}/{epoch}.json"
-
-
-def _epochs(objects: LocalObjects, part: str) -> list[int]:
-    folder = objects.path(f"{LEASES}/{part}")
-    names = [path.stem for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _holder(objects: LocalObjects, key: str) -> dict[str, Any] | None:
-    """The holder that a lease names. A damaged lease counts as held by nobody: its epoch still blocks older writers."""
-    data = objects.get(key)
+def _state(data: bytes | None) -> dict[str, Any]:
+    """The holders. A damaged lease names nobody: whoever held it is refused, and the next run makes a new one."""
     try:
-        return None if data is None else unseal(data)
+        return {"epoch": 0, "holders": {}} if data is None else unseal(data)
     except ValueError:
-        return None
+        return {"epoch": 0, "holders": {}}
+
+
+def _heartbeat_key(name: str) -> str:
+    return f"{HEARTBEATS}/{name}.json"
+
+
+def _beat(objects: Objects, lease: Lease) -> None:
+    objects.put(_heartbeat_key(lease.name), seal({"token": lease.token}), point="heartbeat")
+
+
+def _heartbeat(objects: Objects, lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with contextlib.suppress(StoreError):
+            _beat(objects, lease)
 
 
 @dataclass(frozen=True)
@@ -172,16 +215,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def _alive(path: Path, holder: dict[str, Any]) -> bool:
+def _alive(objects: Objects, name: str, holder: dict[str, Any]) -> bool:
     if holder["host"] == socket.gethostname() and holder["boot"] == _boot_id():
+        if holder["pid"] == os.getpid():
+            return holder["token"] in _held
         return _started(int(holder["pid"])) == holder["started"]
-    try:
-        return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def _heartbeat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):
-            os.utime(path)
+    age = objects.age(_heartbeat_key(name))
+    return age is not None and age < DEAD_AFTER_SECONDS

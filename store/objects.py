@@ -1,87 +1,232 @@
-"""Durable, atomic objects in a directory: the only code that writes into a store.
+"""Durable, atomic objects: the only code that reads and writes the bytes of a store.
 
-A key is a relative path with ``/``. Whoever reads a key sees all of the old object or all of the new one, and once
-``put`` has returned the object survives a power failure: it is written to a temporary file in the same directory,
-flushed to the disk, renamed over the key, and the directory is flushed as well.
+A key is a relative path with ``/``. Whoever reads a key sees all of an old object or all of a new one, and what a
+method has written when it returns survives a power failure. Writers that outlive their run are kept out by a guard:
+see ``Objects.guarded``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import errno
+import fcntl
+import mmap
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
 
 from store.errors import StoreError, UsageError
 from store.failpoints import reach
 
 TEMPORARY = ".tmp-"
+LOCK = "_tables/lock"
+LOCK_SECONDS = 60.0
+
+Guard = Callable[[], None]
+
+
+class Blob(Protocol):
+    """One object, opened: it stays what it was when it was opened, whatever is written under its key."""
+
+    size: int
+
+    def tail(self, length: int) -> np.ndarray:
+        """The last ``length`` bytes (all of them, where there are fewer), uint8."""
+
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Sequence[np.ndarray]:
+        """Bytes ``start`` to ``stop`` for each of the ranges, uint8, all of which lie inside the object."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies directly under a prefix: objects with their versions (which change whenever an object is written), and
+    the names of folders."""
+
+    objects: dict[str, str]
+    folders: tuple[str, ...]
+
+
+class Objects(Protocol):
+    """The seam between a store and where its bytes lie. ``tests/conformance/test_objects.py`` holds every
+    implementation to it.
+
+    Methods raise ``StoreError``: ``store-unwritable`` and ``store-unreadable`` where the disk or the service fails.
+    """
+
+    @property
+    def url(self) -> str:
+        """What ``open_objects`` takes."""
+
+    def describe(self, key: str) -> str:
+        """Where an object lies, for messages."""
+
+    def get(self, key: str) -> bytes | None:
+        """The whole object, or None where there is none."""
+
+    def open(self, key: str) -> Blob:
+        """The object, to read parts of it; raises ``FileNotFoundError`` where there is none."""
+
+    def size(self, key: str) -> int | None:
+        """Size in bytes, or None where there is no such object."""
+
+    def age(self, key: str) -> float | None:
+        """Seconds since the object was written, or None where there is none."""
+
+    def put(self, key: str, data: bytes, *, point: str = "object") -> None:
+        """Write an object, or replace it. ``point`` names the failpoints on the way."""
+
+    def swap(self, key: str, data: bytes, expected: bytes | None, *, point: str = "object") -> bool:
+        """Write an object only if what is there is ``expected`` (None: nothing); False where it is not. No two callers
+        succeed with one ``expected``, and nobody's guarded write happens between the look and the writing."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+
+    def scan(self, prefix: str = "") -> Listing:
+        """What lies directly under a prefix."""
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys of all objects below a prefix, sorted, temporary files left out."""
+
+    def temporaries(self) -> Iterator[str]:
+        """Keys of what writers left behind when they were killed."""
+
+    def guarded(self, guard: Guard) -> Self:
+        """The same objects for one who holds a lease: ``put`` and ``delete`` call ``guard``, which raises when somebody
+        else has taken over, and then cannot overwrite anything that the successor wrote."""
+
+
+def open_objects(url: str | os.PathLike[str]) -> Objects:
+    """The objects of the store at ``url``: a directory, or ``s3://bucket/prefix``. Touches nothing yet.
+
+    Raises ``UsageError`` for any other kind of address, and for ``s3://`` without a bucket or a prefix.
+    """
+    if str(url).startswith("s3://"):
+        from store.s3 import S3Objects
+
+        return S3Objects(str(url))
+    return LocalObjects(url)
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Whether ``url`` names an object store rather than a directory."""
+    return "://" in str(url)
 
 
 class LocalObjects:
-    """Objects under ``root`` on a local or POSIX network file system."""
+    """Objects under ``root`` on a local or network file system.
+
+    An object is written to a temporary file in the same directory, flushed to the disk, renamed over the key, and the
+    directory is flushed as well. Guards and swaps exclude each other by ``flock`` on one file: a successor gets its
+    lease only when no guarded rename is under way, and whoever renames later looks at the lease first.
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        if "://" in str(root):
-            raise UsageError(f"store is {str(root)!r}; allowed: a directory on a local or network file system")
+        if is_remote(root):
+            raise UsageError(f"store is {str(root)!r}; allowed: a directory, or s3://bucket/prefix")
         self.root = Path(root).absolute()
+        self._guard: Guard | None = None
+        self._settled: set[Path] = set()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def describe(self, key: str) -> str:
+        return str(self.path(key))
 
     def path(self, key: str) -> Path:
         return self.root / key
 
     def get(self, key: str) -> bytes | None:
-        """The whole object, or None where there is none."""
-        try:
-            return self.path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with _read_errors(self.path(key)):
+            try:
+                return self.path(key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def open(self, key: str) -> Blob:
+        with _read_errors(self.path(key)):
+            try:
+                return _Mapped(self.path(key))
+            except NotADirectoryError as error:
+                raise FileNotFoundError(str(error)) from None
 
     def size(self, key: str) -> int | None:
-        """Size in bytes, or None where there is no such object."""
-        try:
-            return self.path(key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        status = self._status(key)
+        return None if status is None else status.st_size
+
+    def age(self, key: str) -> float | None:
+        status = self._status(key)
+        return None if status is None else time.time() - status.st_mtime
 
     def put(self, key: str, data: bytes, *, point: str = "object") -> None:
-        """Write ``data`` under ``key``, replacing what is there. ``point`` names the failpoints on the way."""
         temporary = self._write_temporary(key, data, point)
-        with _disk_errors(self.path(key)):
-            os.replace(temporary, self.path(key))
-            reach(f"{point}-renamed")
-            _flush_directory(self.path(key).parent)
+        with self._shielded(key, temporary):
+            self._move(temporary, key, point)
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Write ``data`` under ``key`` only if nothing is there; False where something is."""
-        temporary = self._write_temporary(key, data, "new")
-        with _disk_errors(self.path(key)):
-            try:
-                os.link(temporary, self.path(key))
-            except FileExistsError:
-                return False
-            finally:
+    def swap(self, key: str, data: bytes, expected: bytes | None, *, point: str = "object") -> bool:
+        temporary = self._write_temporary(key, data, point)
+        with self._locked(fcntl.LOCK_EX, temporary):
+            if self.get(key) != expected:
                 temporary.unlink()
-            _flush_directory(self.path(key).parent)
+                return False
+            self._move(temporary, key, point)
         return True
 
     def delete(self, key: str) -> None:
-        """Remove an object durably; nothing happens where there is none."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _disk_errors(self.path(key)):
-            self.path(key).unlink()
+        with self._shielded(key, None), _write_errors(self.path(key)):
+            try:
+                self.path(key).unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return
             _flush_directory(self.path(key).parent)
 
+    def scan(self, prefix: str = "") -> Listing:
+        objects, folders = {}, []
+        with _read_errors(self.path(prefix)):
+            try:
+                entries = list(os.scandir(self.path(prefix)))
+            except FileNotFoundError:
+                entries = []
+            except NotADirectoryError:
+                raise StoreError(
+                    f"{self.path(prefix)} is a file; a store is a directory: name another with --store",
+                    kind="store-format",
+                ) from None
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif not entry.name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):  # removed since the directory was read
+                        status = entry.stat()
+                        objects[entry.name] = f"{status.st_size}-{status.st_mtime_ns}"
+        return Listing(dict(sorted(objects.items())), tuple(sorted(folders)))
+
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys under a directory, sorted, temporary files left out."""
-        for key in self._walk(prefix):
-            if not key.rsplit("/", 1)[-1].startswith(TEMPORARY):
-                yield key
+        return (key for key in self._walk(prefix) if not _is_temporary(key))
 
     def temporaries(self) -> Iterator[str]:
-        """Keys of temporary files that writers left behind when they were killed."""
-        for key in self._walk(""):
-            if key.rsplit("/", 1)[-1].startswith(TEMPORARY):
-                yield key
+        return (key for key in self._walk("") if _is_temporary(key))
+
+    def guarded(self, guard: Guard) -> LocalObjects:
+        twin = copy.copy(self)
+        twin._guard = guard
+        return twin
+
+    def _status(self, key: str) -> os.stat_result | None:
+        with _read_errors(self.path(key)):
+            try:
+                return self.path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def _walk(self, prefix: str) -> Iterator[str]:
         for folder, folders, names in os.walk(self.path(prefix)):
@@ -92,8 +237,8 @@ class LocalObjects:
     def _write_temporary(self, key: str, data: bytes, point: str) -> Path:
         path = self.path(key)
         temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        with _disk_errors(path):
-            _make_directories(path.parent)
+        with _write_errors(path):
+            self._settle(path.parent)
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
@@ -107,14 +252,102 @@ class LocalObjects:
         reach(f"{point}-flushed")
         return temporary
 
+    def _settle(self, folder: Path) -> None:
+        """Make a directory and those above it, durably. One that is there already may have been made a moment ago by
+        somebody who has not flushed it yet, so the first use flushes it too."""
+        if folder in self._settled:
+            return
+        if folder != self.root:
+            self._settle(folder.parent)
+        else:
+            for above in reversed([path for path in folder.parents if not path.is_dir()]):
+                above.mkdir(exist_ok=True)
+                _flush_directory(above.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_directory(folder.parent)
+        self._settled.add(folder)
+
+    def _move(self, temporary: Path, key: str, point: str) -> None:
+        with _write_errors(self.path(key)):
+            os.replace(temporary, self.path(key))
+            reach(f"{point}-renamed")
+            _flush_directory(self.path(key).parent)
+
+    @contextlib.contextmanager
+    def _shielded(self, key: str, temporary: Path | None) -> Iterator[None]:
+        """Run the guard, if there is one, and let nobody take over until the block is through."""
+        if self._guard is None:
+            yield
+            return
+        with self._locked(fcntl.LOCK_SH, temporary):
+            self._guard()
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, mode: int, temporary: Path | None) -> Iterator[None]:
+        """Hold the store's lock; where the block raises, the temporary file goes."""
+        try:
+            with _write_errors(self.path(LOCK)):
+                self._settle(self.path(LOCK).parent)
+                descriptor = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                self._lock(descriptor, mode)
+                yield
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+            raise
+
+    def _lock(self, descriptor: int, mode: int) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
+                    raise StoreError(
+                        f"the file system of {self.root} has no locks: {error.strerror}; mount it with flock, or use "
+                        "another directory",
+                        kind="store-unwritable",
+                    ) from error
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"a writer has stood still in the middle of a write to {self.root} for {LOCK_SECONDS:g} seconds; "
+                    "end it, or let it go on (it may be a stopped process of an earlier run)",
+                    kind="store-locked",
+                )
+            time.sleep(0.01)
+
+
+class _Mapped:
+    """A file, mapped into memory: only the pages that are read are touched."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            # An empty file cannot be mapped.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+        self._bytes = np.frombuffer(mapped, np.uint8)
+
+    def tail(self, length: int) -> np.ndarray:
+        return self._bytes[max(0, self.size - length) :]
+
+    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Sequence[np.ndarray]:
+        return [self._bytes[start:stop] for start, stop in ranges]
+
+
+def _is_temporary(key: str) -> bool:
+    return key.rsplit("/", 1)[-1].startswith(TEMPORARY)
+
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one line; what was committed before stays as it was."""
     try:
         yield
-    except (FileExistsError, FileNotFoundError):
-        raise
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror}; nothing that was committed is harmed, "
@@ -123,15 +356,17 @@ def _disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _make_directories(path: Path) -> None:
-    """Create missing directories, each made durable in its parent."""
-    missing = []
-    while not path.is_dir():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        _flush_directory(folder.parent)
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {path}: {error.strerror}; see that the disk is there, and that you may read it",
+            kind="store-unreadable",
+        ) from error
 
 
 def _flush_directory(path: Path) -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from store.errors import StoreError
 from store.layout import FORMAT, MISSING, STORE, TABLES, VERSION, VIDEOS
-from store.objects import LocalObjects
-from store.sealed import copy_key, get_sealed, put_twice, seal, sha256
+from store.objects import Objects
+from store.sealed import copy_key, get_sealed, put_twice, seal, settle, sha256
 
 
 def videos_schema(num_splits: int) -> pa.Schema:
@@ -97,7 +97,7 @@ def read_parquet(data: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 
 
-def write_plan(objects: LocalObjects, plan: Plan) -> None:
+def write_plan(objects: Objects, plan: Plan) -> None:
     """Write a plan, or replace one: whatever moment a crash picks, ``read_plan`` finds the old one or the new one."""
     videos, missing = parquet_bytes(plan.videos), parquet_bytes(plan.missing)
     facts = {
@@ -119,46 +119,59 @@ def write_plan(objects: LocalObjects, plan: Plan) -> None:
     put_twice(objects, STORE, seal(facts), point="plan")
 
 
-def settle_plan(objects: LocalObjects) -> None:
-    """Bring the replacement of a plan that a crash cut short to its end; for the holder of the lease."""
-    if (get_sealed(objects, STORE) or {}).get("next") is not None:
+def settle_plan(objects: Objects) -> None:
+    """Bring the writing of a plan that a crash cut short to its end, and make both copies of everything whole."""
+    facts = get_sealed(objects, STORE)
+    if facts is None:
+        return
+    if facts.get("next") is not None:
         write_plan(objects, read_plan(objects))
+        return
+    settle(objects, STORE, seal(facts), point="plan")
+    for key, digest in facts["tables"].items():
+        data = verified(objects, key, digest)
+        if data is not None:
+            settle(objects, key, data, point="plan-table")
 
 
-def read_plan(objects: LocalObjects) -> Plan:
+def read_plan(objects: Objects) -> Plan:
     """The plan of a store.
 
     Raises ``StoreError``: ``store-missing``, ``store-format`` or ``store-version`` where this is no store that this
     version can read, ``store-corrupt`` where the plan and its copy are damaged.
     """
-    if objects.root.exists() and not objects.root.is_dir():
-        raise StoreError(
-            f"store is {str(objects.root)!r}, which is a file; a store is a directory", kind="store-format"
-        )
     facts = get_sealed(objects, STORE)
     if facts is None:
-        if objects.root.is_dir() and any(path.name != TABLES for path in objects.root.iterdir()):
-            raise StoreError(
-                f"{objects.root} is not empty and holds no feature store; name another directory with --store",
-                kind="store-format",
-            )
-        raise StoreError(f"no feature store at {objects.root}; make one with: vilp-pipe extract --store {objects.root}")
+        require_no_strangers(objects)
+        raise StoreError(f"no feature store at {objects.url}; make one with: vilp-pipe extract --store {objects.url}")
     return _read_tables(objects, _supported(objects, facts))
 
 
-def _supported(objects: LocalObjects, facts: dict[str, Any]) -> dict[str, Any]:
+def require_no_strangers(objects: Objects) -> None:
+    """Raise ``StoreError`` (``store-format``) where something else than the tables of a half-made store lies here."""
+    found = objects.scan()
+    strangers = [name for name in (*found.objects, *found.folders) if name != TABLES]
+    if strangers:
+        raise StoreError(
+            f"{objects.url} is not empty ({strangers[0]!r}) and holds no feature store; "
+            "name another place with --store",
+            kind="store-format",
+        )
+
+
+def _supported(objects: Objects, facts: dict[str, Any]) -> dict[str, Any]:
     if facts.get("format") != FORMAT:
-        raise StoreError(f"{objects.root} has format {facts.get('format')!r}; allowed: {FORMAT}", kind="store-format")
+        raise StoreError(f"{objects.url} has format {facts.get('format')!r}; allowed: {FORMAT}", kind="store-format")
     if facts.get("version") != VERSION:
         raise StoreError(
-            f"{objects.root} has store version {facts.get('version')}; this vilp-pipe reads version {VERSION}: "
+            f"{objects.url} has store version {facts.get('version')}; this vilp-pipe reads version {VERSION}: "
             "install the vilp-pipe that wrote it",
             kind="store-version",
         )
     return facts
 
 
-def _read_tables(objects: LocalObjects, facts: dict[str, Any]) -> Plan:
+def _read_tables(objects: Objects, facts: dict[str, Any]) -> Plan:
     for candidate in (facts, facts.get("next")):
         if candidate is None:
             continue
@@ -177,13 +190,13 @@ def _read_tables(objects: LocalObjects, facts: dict[str, Any]) -> Plan:
                 source=candidate["source"],
             )
     raise StoreError(
-        f"{objects.path(VIDEOS)} and its copy are damaged; restore one of them from a backup, "
+        f"{objects.describe(VIDEOS)} and its copy are damaged; restore one of them from a backup, "
         "or extract into a new store",
         kind="store-corrupt",
     )
 
 
-def verified(objects: LocalObjects, key: str, digest: str) -> bytes | None:
+def verified(objects: Objects, key: str, digest: str) -> bytes | None:
     """Bytes of a table that is kept twice, from whichever copy has the given SHA-256; None where neither has."""
     for candidate in (key, copy_key(key)):
         data = objects.get(candidate)

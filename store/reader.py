@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from store.errors import MissingError, StoreError, UsageError, one_of
 from store.features import Features, TextSet
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
-from store.objects import LocalObjects
+from store.objects import Objects, open_objects
 from store.plan import Plan, read_plan
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
@@ -40,7 +39,7 @@ class FeatureStore:
     later.
     """
 
-    def __init__(self, objects: LocalObjects, plan: Plan, groups: dict[str, Group]) -> None:
+    def __init__(self, objects: Objects, plan: Plan, groups: dict[str, Group]) -> None:
         self._objects = objects
         self._groups = groups
         self._commits: dict[str, dict[int, Commit]] = {}
@@ -48,13 +47,14 @@ class FeatureStore:
 
     @classmethod
     def open(cls, url: str | os.PathLike[str]) -> FeatureStore:
-        """Open the store in a directory. Raises ``StoreError`` where there is none that this version can read."""
-        objects = LocalObjects(url)
+        """Open the store in a directory, or at ``s3://bucket/prefix``. Raises ``StoreError`` where there is none that
+        this version can read."""
+        objects = open_objects(url)
         return cls(objects, read_plan(objects), read_groups(objects))
 
     @property
     def url(self) -> str:
-        return str(self._objects.root)
+        return self._objects.url
 
     @property
     def dataset_name(self) -> str:
@@ -311,14 +311,14 @@ class FeatureStore:
         wanted = np.asarray(slots, dtype=np.int64)
         for shard in np.unique(wanted // shard_len):
             rows = np.flatnonzero(wanted // shard_len == shard)
-            path = self._array_path(group, name, int(shard))
-            if path is None:
+            key = self._array_key(group, name, int(shard))
+            if key is None:
                 result[rows] = spec.fill
                 continue
             contiguous = rows[-1] - rows[0] + 1 == len(rows)
             out = result[rows[0] : rows[-1] + 1] if contiguous else np.empty((len(rows), *spec.shape), spec.dtype)
-            with _damage(path, self.url):
-                read_rows(path, spec, shard_len, wanted[rows] - shard * shard_len, out)
+            with self._damage(key):
+                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, out)
             if not contiguous:
                 result[rows] = out
         return result
@@ -326,13 +326,13 @@ class FeatureStore:
     def whole(self, group: Group, name: str) -> np.ndarray:
         """All of an array of a text set."""
         spec = group.modality.arrays[name]
-        path = self._array_path(group, name, 0)
-        if path is None:
+        key = self._array_key(group, name, 0)
+        if key is None:
             return np.full(spec.shape, spec.fill, spec.dtype)
-        with _damage(path, self.url):
-            return read_chunk(path, spec)
+        with self._damage(key):
+            return read_chunk(self._objects.open(key), spec)
 
-    def _array_path(self, group: Group, name: str, shard: int) -> Path | None:
+    def _array_key(self, group: Group, name: str, shard: int) -> str | None:
         """Where a committed shard of an array lies; None where its commit says that it is all fill."""
         key = array_key(group.path, name, shard, len(group.modality.arrays[name].shape) + group.modality.per_video)
         commit = self.commits(group).get(shard)
@@ -341,16 +341,18 @@ class FeatureStore:
                 f"shard {shard} of {group.path} is not extracted yet; run vilp-pipe extract again",
                 kind="missing-modality",
             )
-        return self._objects.path(key) if key in commit.objects else None
+        return key if key in commit.objects else None
 
-
-@contextlib.contextmanager
-def _damage(path: Path, url: str) -> Iterator[None]:
-    try:
-        yield
-    except (DamagedShardError, FileNotFoundError) as error:
-        message = f"{path} is damaged or missing; run: vilp-pipe verify --store {url} --repair"
-        raise StoreError(message, kind="store-corrupt") from error
+    @contextlib.contextmanager
+    def _damage(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (DamagedShardError, FileNotFoundError) as error:
+            reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
+            raise StoreError(
+                f"{self._objects.describe(key)} {reason}; run: vilp-pipe verify --store {self.url} --repair",
+                kind="store-corrupt",
+            ) from error
 
 
 def _length(group: Group, dim: str) -> int:

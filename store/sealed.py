@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from store.errors import StoreError
-from store.objects import LocalObjects
+from store.objects import Objects
 
 
 def canonical(value: Any) -> str:
@@ -43,13 +43,20 @@ def copy_key(key: str) -> str:
     return f"{stem}.copy.{suffix}"
 
 
-def put_twice(objects: LocalObjects, key: str, data: bytes, *, point: str) -> None:
+def put_twice(objects: Objects, key: str, data: bytes, *, point: str) -> None:
     """Write an object and its copy. The copy goes first, so that one of the two is whole at any time."""
     objects.put(copy_key(key), data, point=f"{point}-copy")
     objects.put(key, data, point=point)
 
 
-def get_sealed(objects: LocalObjects, key: str) -> Any | None:
+def settle(objects: Objects, key: str, data: bytes, *, point: str = "object") -> None:
+    """Make an object and its copy both hold ``data``: a crash, or damage, may have left one of them behind."""
+    for candidate, name in ((copy_key(key), f"{point}-copy"), (key, point)):
+        if objects.get(candidate) != data:
+            objects.put(candidate, data, point=name)
+
+
+def get_sealed(objects: Objects, key: str) -> Any | None:
     """Value of a sealed object, from its copy where the first is damaged; None where there is neither.
 
     Raises ``StoreError`` (``store-corrupt``) where both are damaged.
@@ -66,7 +73,7 @@ def get_sealed(objects: LocalObjects, key: str) -> Any | None:
             continue
     if found:
         raise StoreError(
-            f"{objects.path(key)} and its copy are damaged; restore one of them from a backup, "
+            f"{objects.describe(key)} and its copy are damaged; restore one of them from a backup, "
             "or extract into a new store",
             kind="store-corrupt",
         )

@@ -11,13 +11,12 @@ two against each other.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
+from store.objects import Blob
 from store.schema import ArraySpec
 
 _ABSENT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -46,31 +45,26 @@ def encode_shard(spec: ArraySpec, rows: np.ndarray) -> bytes | None:
     return b"".join([*parts, index.tobytes(), _crc(index.tobytes())])
 
 
-def read_rows(path: Path, spec: ArraySpec, shard_len: int, positions: Sequence[int], out: np.ndarray) -> None:
+def read_rows(blob: Blob, spec: ArraySpec, shard_len: int, positions: Sequence[int], out: np.ndarray) -> None:
     """Read the rows at some positions of a shard into ``out`` ``[len(positions), *spec.shape]``, each checked.
 
-    Only the pages that hold those rows are touched. Raises ``DamagedShardError`` where a byte of the index or of a row
-    is not as it was written, ``FileNotFoundError`` where there is no such file.
+    Only the bytes of those rows are read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as
+    it was written.
     """
-    with open(path, "rb") as file:
-        try:
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except ValueError as error:  # an empty file cannot be mapped
-            raise DamagedShardError(f"{path} is empty") from error
-    index = _read_index(path, data, shard_len)
+    index = _read_index(blob, shard_len)[np.asarray(positions, np.int64)]
+    offsets, lengths = index[:, 0], index[:, 1]
+    present = np.flatnonzero(offsets != _ABSENT)
+    stops = offsets + lengths
+    if (lengths[present] != spec.nbytes + _CRC_BYTES).any() or (stops[present] > blob.size).any():
+        raise DamagedShardError("a row does not lie inside its shard")
     target = out.reshape(len(positions), -1).view(np.uint8)
-    for number, position in enumerate(positions):
-        offset, length = (int(value) for value in index[position])
-        if offset == int(_ABSENT):
-            out[number] = spec.fill
-            continue
-        if length != spec.nbytes + _CRC_BYTES or offset + length > len(data):
-            raise DamagedShardError(f"row {position} of {path} does not lie inside its shard")
-        end = offset + spec.nbytes
-        target[number] = data[offset:end]
+    out[offsets == _ABSENT] = spec.fill
+    found = blob.ranges([(int(offsets[number]), int(stops[number])) for number in present])
+    for number, row in zip(present, found, strict=True):
+        target[number] = row[: spec.nbytes]
         # The copy is checked, not the mapping, so that what is returned is what was checked.
-        if _crc(target[number]) != data[end : offset + length].tobytes():
-            raise DamagedShardError(f"row {position} of {path} has a wrong checksum")
+        if _crc(target[number]) != row[spec.nbytes :].tobytes():
+            raise DamagedShardError(f"row {positions[int(number)]} has a wrong checksum")
 
 
 def encode_chunk(spec: ArraySpec, values: np.ndarray) -> bytes | None:
@@ -79,19 +73,22 @@ def encode_chunk(spec: ArraySpec, values: np.ndarray) -> bytes | None:
     return None if _is_fill(values, spec) else values.tobytes() + _crc(values.tobytes())
 
 
-def read_chunk(path: Path, spec: ArraySpec) -> np.ndarray:
+def read_chunk(blob: Blob, spec: ArraySpec) -> np.ndarray:
     """An array that is one chunk. Raises as ``read_rows``."""
-    data = path.read_bytes()
-    if len(data) != spec.nbytes + _CRC_BYTES or _crc(data[:-_CRC_BYTES]) != data[-_CRC_BYTES:]:
-        raise DamagedShardError(f"{path} has a wrong length or checksum")
-    return np.frombuffer(data, spec.dtype, spec.nbytes // np.dtype(spec.dtype).itemsize).reshape(spec.shape).copy()
+    if blob.size != spec.nbytes + _CRC_BYTES:
+        raise DamagedShardError("the array has a wrong length")
+    data = blob.tail(blob.size)
+    values = data[: spec.nbytes].copy()
+    if _crc(values) != data[spec.nbytes :].tobytes():
+        raise DamagedShardError("the array has a wrong checksum")
+    return values.view(spec.dtype).reshape(spec.shape)
 
 
-def _read_index(path: Path, data: np.ndarray, shard_len: int) -> np.ndarray:
-    start = len(data) - 16 * shard_len - _CRC_BYTES
-    if start < 0 or _crc(data[start:-_CRC_BYTES]) != data[-_CRC_BYTES:].tobytes():
-        raise DamagedShardError(f"the index of {path} is damaged")
-    return np.frombuffer(data, "<u8", 2 * shard_len, start).reshape(shard_len, 2)
+def _read_index(blob: Blob, shard_len: int) -> np.ndarray:
+    data = blob.tail(16 * shard_len + _CRC_BYTES)
+    if len(data) < 16 * shard_len + _CRC_BYTES or _crc(data[:-_CRC_BYTES]) != data[-_CRC_BYTES:].tobytes():
+        raise DamagedShardError("the index is damaged")
+    return data[:-_CRC_BYTES].copy().view("<u8").reshape(shard_len, 2)
 
 
 def _is_fill(values: np.ndarray, spec: ArraySpec) -> bool:

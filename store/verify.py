@@ -12,11 +12,11 @@ import numpy as np
 from store.commits import PARTIAL, QUARANTINED, Commit, committed_shards, read_commit, remove_commit
 from store.errors import StoreError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
-from store.layout import LEASES, MISSING, STORE, VIDEOS, commit_key, definition_key
-from store.objects import LocalObjects
-from store.plan import Plan, parquet_bytes, read_plan, settle_plan, verified
+from store.layout import HEARTBEATS, LEASE, MISSING, STORE, VIDEOS, commit_key, definition_key
+from store.objects import Objects
+from store.plan import Plan, read_plan, settle_plan
 from store.reader import FeatureStore
-from store.sealed import canonical, copy_key, get_sealed, seal, sha256, unseal
+from store.sealed import canonical, copy_key, get_sealed, seal, settle, sha256, unseal
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Report:
     leftovers: tuple[str, ...]
 
 
-def verify_store(objects: LocalObjects, *, progress: Callable[[str], None] = lambda line: None) -> Report:
+def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda line: None) -> Report:
     """Check every object of a store against its hash and compute the digest of its values.
 
     Raises ``StoreError`` where there is no store, or where both copies of its plan are damaged.
@@ -90,25 +90,18 @@ def verify_store(objects: LocalObjects, *, progress: Callable[[str], None] = lam
     )
 
 
-def restore(objects: LocalObjects, report: Report) -> list[Problem]:
+def restore(objects: Objects, report: Report) -> list[Problem]:
     """Repair all that needs no video: restore metadata from its copies, remove leftovers, and remove the commits of
     damaged shards so that an extraction computes them again. Returns the problems that such an extraction has to
     mend.
     """
     settle_plan(objects)
     plan = read_plan(objects)
-    for key in _sealed_keys(objects):
-        value = get_sealed(objects, key)
-        for candidate in (key, copy_key(key)):
-            if value is not None and objects.get(candidate) != seal(value):
-                objects.put(candidate, seal(value))
-    for key, data in ((VIDEOS, parquet_bytes(plan.videos)), (MISSING, parquet_bytes(plan.missing))):
-        good = verified(objects, key, _table_hash(objects, key)) or data
-        for candidate in (key, copy_key(key)):
-            if objects.get(candidate) != good:
-                objects.put(candidate, good)
+    for path in read_groups(objects):
+        key = definition_key(path)
+        settle(objects, key, seal(get_sealed(objects, key)))
     write_metadata(objects, plan)
-    for key in objects.list(LEASES):
+    for key in _lease_keys(objects):
         if not _is_sealed(objects.get(key)):
             objects.delete(key)
     for leftover in list(objects.temporaries()):
@@ -150,7 +143,7 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
     return digest.hexdigest()
 
 
-def _metadata_problems(objects: LocalObjects, plan: Plan, groups: dict[str, Group]) -> Iterator[Problem]:
+def _metadata_problems(objects: Objects, plan: Plan, groups: dict[str, Group]) -> Iterator[Problem]:
     for key in _sealed_keys(objects):
         for candidate in (key, copy_key(key)):
             if not _is_sealed(objects.get(candidate)):
@@ -162,22 +155,28 @@ def _metadata_problems(objects: LocalObjects, plan: Plan, groups: dict[str, Grou
     for key, data in expected_metadata(plan, groups).items():
         if objects.get(key) != data:
             yield Problem(key, "differs from what its definition says")
-    for key in objects.list(LEASES):
-        if not _is_sealed(objects.get(key)):
+    for key in _lease_keys(objects):
+        lease = objects.get(key)
+        if lease is not None and not _is_sealed(lease):
             yield Problem(key, "is a damaged lease")
 
 
-def _array_problems(objects: LocalObjects, commit: Commit, group: str, slots: tuple[int, ...]) -> Iterator[Problem]:
+def _array_problems(objects: Objects, commit: Commit, group: str, slots: tuple[int, ...]) -> Iterator[Problem]:
     for key, digest in commit.objects.items():
         data = objects.get(key)
         if data is None or sha256(data) != digest:
             yield Problem(key, "is missing" if data is None else "is damaged", group, commit.shard, slots)
 
 
-def _sealed_keys(objects: LocalObjects) -> Iterator[str]:
+def _sealed_keys(objects: Objects) -> Iterator[str]:
     yield STORE
     for path in read_groups(objects):
         yield definition_key(path)
+
+
+def _lease_keys(objects: Objects) -> Iterator[str]:
+    yield LEASE
+    yield from objects.list(HEARTBEATS)
 
 
 def _is_sealed(data: bytes | None) -> bool:
@@ -187,7 +186,7 @@ def _is_sealed(data: bytes | None) -> bool:
         return False
 
 
-def _table_hash(objects: LocalObjects, key: str) -> str:
+def _table_hash(objects: Objects, key: str) -> str:
     facts = get_sealed(objects, STORE)
     assert facts is not None
     return facts["tables"][key]

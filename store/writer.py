@@ -11,36 +11,26 @@ import numpy as np
 from store.commits import QUARANTINED, CommitRow, read_commit, remove_commit, write_commit
 from store.errors import StoreError
 from store.groups import Group, add_group, write_metadata
-from store.layout import STORE, TABLES, array_key, commit_key
-from store.lease import Lease
-from store.objects import LocalObjects
-from store.plan import Plan, read_plan, write_plan
+from store.layout import STORE, array_key, commit_key
+from store.objects import Objects
+from store.plan import Plan, read_plan, require_no_strangers, write_plan
 from store.schema import Modality
 from store.sealed import get_sealed, sha256
 from store.shards import encode_chunk, encode_shard, read_rows
 
 
-def check_place(objects: LocalObjects) -> None:
+def check_place(objects: Objects) -> None:
     """Raise ``StoreError`` unless a store can be made or continued here, before anything is written.
 
     The tables of a half-made store of a killed run may be completed; anything else in the directory is somebody's.
     """
     if get_sealed(objects, STORE) is not None:
         read_plan(objects)
-        return
-    if objects.root.exists() and not objects.root.is_dir():
-        raise StoreError(f"store is {str(objects.root)!r}, which is a file; name a directory", kind="store-format")
-    present = [path.name for path in objects.root.iterdir()] if objects.root.exists() else []
-    foreign = [name for name in present if name != TABLES]
-    if foreign:
-        raise StoreError(
-            f"{objects.root} is not empty ({foreign[0]!r}) and holds no feature store; "
-            "name another directory with --store",
-            kind="store-format",
-        )
+    else:
+        require_no_strangers(objects)
 
 
-def create_store(objects: LocalObjects, plan: Plan) -> Plan:
+def create_store(objects: Objects, plan: Plan) -> Plan:
     """Make a store for a plan, or return the plan of the store that is there. Raises as ``check_place``."""
     check_place(objects)
     if get_sealed(objects, STORE) is None:
@@ -51,7 +41,7 @@ def create_store(objects: LocalObjects, plan: Plan) -> Plan:
 
 
 def add_modality(
-    objects: LocalObjects, plan: Plan, modality: Modality, recipe: Mapping[str, Any], environment: Mapping[str, Any]
+    objects: Objects, plan: Plan, modality: Modality, recipe: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> Group:
     """Add the group of a modality to a store; what is there already stays untouched."""
     group = add_group(objects, plan, modality, recipe, environment)
@@ -60,24 +50,23 @@ def add_modality(
 
 
 def write_shard(
-    objects: LocalObjects,
+    objects: Objects,
     modality: Modality,
     shard: int,
     shard_len: int,
     arrays: Mapping[str, np.ndarray],
     rows: Sequence[CommitRow],
-    lease: Lease,
     metadata: Mapping[str, str] | None = None,
     expected: Collection[int] = (),
 ) -> list[CommitRow]:
-    """Write and commit one shard of a modality.
+    """Write and commit one shard of a modality, into objects that a lease guards.
 
     ``arrays`` have one row for each of ``rows``, in slot order. Rows with non-finite values are never stored: such a
     video is quarantined as ``non-finite``. Where the shard is committed already, rows of videos that are not among
     ``rows`` stay as they are: the commit is removed, the shard written and committed again. Returns the new rows as
     committed. ``expected`` are the slots that the planner saw committed: where one of them is gone by now (a writer was
     killed between removing the commit and writing it), nothing is committed, so that a resume computes the whole shard.
-    Raises ``StoreError`` for that, and ``stale-lease`` where another run has taken over.
+    Raises ``StoreError`` for that, and what the guard raises where another run has taken over.
     """
     rows, arrays = _quarantine_non_finite(rows, arrays)
     kept, kept_arrays = _committed_rows(objects, modality, shard, shard_len, {row.slot for row in rows})
@@ -88,7 +77,6 @@ def write_shard(
             "run the same command again to compute them",
             kind="store-mismatch",
         )
-    lease.check(objects)
     remove_commit(objects, modality.path, shard)
     hashes = {}
     for name, spec in modality.arrays.items():
@@ -96,23 +84,21 @@ def write_shard(
         whole[[row.slot - shard * shard_len for row in rows]] = arrays[name]
         whole[[row.slot - shard * shard_len for row in kept]] = kept_arrays[name]
         hashes.update(_put_array(objects, modality, name, shard, encode_shard(spec, whole)))
-    lease.check(objects)
     everything = sorted([*kept, *rows], key=lambda row: row.slot)
     write_commit(objects, modality.path, shard, everything, hashes, metadata or {})
     return list(rows)
 
 
-def write_text_set(objects: LocalObjects, modality: Modality, arrays: Mapping[str, np.ndarray], lease: Lease) -> None:
-    """Write and commit the arrays of a text set, whole."""
+def write_text_set(objects: Objects, modality: Modality, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write and commit the arrays of a text set, whole, into objects that a lease guards."""
     hashes = {}
     for name, spec in modality.arrays.items():
         hashes.update(_put_array(objects, modality, name, 0, encode_chunk(spec, arrays[name])))
-    lease.check(objects)
     write_commit(objects, modality.path, 0, [], hashes, {})
 
 
 def _committed_rows(
-    objects: LocalObjects, modality: Modality, shard: int, shard_len: int, replaced: set[int]
+    objects: Objects, modality: Modality, shard: int, shard_len: int, replaced: set[int]
 ) -> tuple[list[CommitRow], dict[str, np.ndarray]]:
     """What a shard holds of videos that are not about to be replaced."""
     commit = None
@@ -125,11 +111,11 @@ def _committed_rows(
         key = array_key(modality.path, name, shard, len(spec.shape) + 1)
         if commit is not None and rows and key in commit.objects:
             positions = [row.slot - shard * shard_len for row in rows]
-            read_rows(objects.path(key), spec, shard_len, positions, arrays[name])
+            read_rows(objects.open(key), spec, shard_len, positions, arrays[name])
     return rows, arrays
 
 
-def _put_array(objects: LocalObjects, modality: Modality, name: str, shard: int, data: bytes | None) -> dict[str, str]:
+def _put_array(objects: Objects, modality: Modality, name: str, shard: int, data: bytes | None) -> dict[str, str]:
     """Write an array's object; returns its hash by key, nothing where all values are fill and no object is kept."""
     spec = modality.arrays[name]
     key = array_key(modality.path, name, shard, len(spec.shape) + modality.per_video)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3server
 from videos import numbered_frames, write_video
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -48,3 +50,18 @@ def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole.unlink()
     (root / "jump & run" / "cut.avi").write_bytes(data[: len(data) // 2])
     return root
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[s3server.S3Server]:
+    with s3server.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server: s3server.S3Server) -> Iterator[s3server.S3Server]:
+    """A real S3 server on loopback, found through the environment; it fails only when told to."""
+    _s3_server.faults = lambda method, path, number: None
+    with s3server.in_environment(_s3_server):
+        yield _s3_server
+    _s3_server.faults = lambda method, path, number: None

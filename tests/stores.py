@@ -116,13 +116,14 @@ def build(
     objects = LocalObjects(root)
     made = create_store(objects, the_plan or plan())
     with hold(objects, Part()) as lease:
+        ours = lease.guard(objects)
         for modality in modalities:
             add_modality(objects, made, modality, {"backend": modality.name}, {"threads": 1})
             for shard in range(made.num_shards) if shards is None else shards:
                 slots = made.slots_of(shard)
                 arrays = values(modality, slots)
-                write_shard(objects, modality, shard, made.shard_len, arrays, rows_of(slots, statuses), lease)
+                write_shard(ours, modality, shard, made.shard_len, arrays, rows_of(slots, statuses))
         if CLIP in modalities:
             add_modality(objects, made, TEXT, {}, {})
-            write_text_set(objects, TEXT, {n: a[0] for n, a in values(TEXT, [0]).items()}, lease)
+            write_text_set(ours, TEXT, {n: a[0] for n, a in values(TEXT, [0]).items()})
     return objects

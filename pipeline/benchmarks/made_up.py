@@ -62,19 +62,20 @@ def make_split(train: int, test: int, num_frames: int, seed: int = 0) -> MadeUpS
 def write_store(split: MadeUpSplit, root: Path) -> None:
     """A store with the frames as ``cls`` and the text set."""
     objects = LocalObjects(root)
-    plan = create_store(objects, _plan(split))
     shape = (1, *split.frames.shape[1:])
     cls = ArraySpec(shape, "float16", ("view", "frame", "embed"))
     clip = Modality("clip", "made up", {"views": ["center"], "weights": {"seed": 0}}, {"cls": cls})
     text, arrays = _text(split, clip)
     with hold(objects, Part()) as lease:
-        add_modality(objects, plan, clip, {}, {})
-        add_modality(objects, plan, text, {}, {})
-        write_text_set(objects, text, arrays, lease)
+        ours = lease.guard(objects)
+        plan = create_store(ours, _plan(split))
+        add_modality(ours, plan, clip, {}, {})
+        add_modality(ours, plan, text, {}, {})
+        write_text_set(ours, text, arrays)
         for shard in range(plan.num_shards):
             slots = plan.slots_of(shard)
             rows = [CommitRow(slot, "ok", width=320, height=240, frames=len(split.frames[slot])) for slot in slots]
-            write_shard(objects, clip, shard, SHARD_LEN, {"cls": split.frames[slots][:, None]}, rows, lease)
+            write_shard(ours, clip, shard, SHARD_LEN, {"cls": split.frames[slots][:, None]}, rows)
 
 
 def write_files(split: MadeUpSplit, folder: Path) -> None:

@@ -21,9 +21,9 @@ from store.verify import Report, verify_store
 TESTS = Path(__file__).resolve().parent.parent
 WRITES = (
     *("plan-copy", "plan", "plan-table-copy", "plan-table", "group-copy", "group", "metadata"),
-    *("array", "checksums", "commit", "lease"),
+    *("array", "checksums", "commit", "lease", "heartbeat"),
 )
-POINTS = [f"{write}-{step}" for write in WRITES for step in ("written", "flushed", "renamed")] + ["new-flushed"]
+POINTS = [f"{write}-{step}" for write in WRITES for step in ("written", "flushed", "renamed")]
 LATER = ["array-flushed:3", "array-renamed:5", "checksums-renamed:2", "commit-flushed:3", "commit-renamed:2"]
 QUICK = {"plan-renamed", "plan-table-flushed", "metadata-written", "array-renamed:5", "commit-flushed:3"}
 

@@ -11,7 +11,7 @@ import stores
 
 from store import StoreError
 from store.commits import committed_shards
-from store.lease import Lease, Part, hold, living
+from store.lease import Part, hold, living
 from store.objects import LocalObjects
 from store.writer import add_modality, create_store, write_shard
 
@@ -53,10 +53,10 @@ def test_a_stale_writer_is_refused(tmp_path: Path) -> None:
     plan = create_store(objects, stores.plan())
     add_modality(objects, plan, stores.CLIP, {}, {})
     with hold(objects, Part()) as lease:
-        old = Lease(lease.part, lease.epoch, lease.token)
+        late = lease.guard(objects)
     with hold(objects, Part()):
         slots = plan.slots_of(0)
         with pytest.raises(StoreError) as error:
-            write_shard(objects, stores.CLIP, 0, 4, stores.values(stores.CLIP, slots), stores.rows_of(slots), old)
+            write_shard(late, stores.CLIP, 0, 4, stores.values(stores.CLIP, slots), stores.rows_of(slots))
         assert error.value.kind == "stale-lease"
     assert committed_shards(objects, stores.CLIP.path) == []

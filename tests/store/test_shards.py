@@ -14,6 +14,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from store.objects import Blob, LocalObjects
 from store.schema import ArraySpec
 from store.shards import DamagedShardError, encode_chunk, encode_shard, read_chunk, read_rows
 
@@ -57,6 +58,10 @@ def test_bytes_equal_those_of_zarr(dtype: str, shape: tuple[int, ...], kept: lis
     assert encode_chunk(whole, rows) == zarr_bytes(whole, rows, sharded=False)
 
 
+def opened(path: Path) -> Blob:
+    return LocalObjects(path.parent).open(path.name)
+
+
 SPEC = ArraySpec((3, 5), "float16", ("a", "b"))
 ROWS = np.arange(60, dtype="float16").reshape(4, 3, 5)
 
@@ -66,7 +71,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     rows[2] = np.nan
     (tmp_path / "s").write_bytes(encode_shard(SPEC, rows) or b"")
     out = np.empty((3, 3, 5), "float16")
-    read_rows(tmp_path / "s", SPEC, 4, [3, 2, 0], out)
+    read_rows(opened(tmp_path / "s"), SPEC, 4, [3, 2, 0], out)
     np.testing.assert_array_equal(out, rows[[3, 2, 0]])
 
 
@@ -77,10 +82,10 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> N
     for position in range(len(data)):
         (tmp_path / "s").write_bytes(data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :])
         with pytest.raises(DamagedShardError):
-            read_rows(tmp_path / "s", SPEC, 4, range(4), out)
+            read_rows(opened(tmp_path / "s"), SPEC, 4, range(4), out)
         (tmp_path / "t").write_bytes(data[:position])
         with pytest.raises(DamagedShardError):
-            read_rows(tmp_path / "t", SPEC, 4, range(4), out)
+            read_rows(opened(tmp_path / "t"), SPEC, 4, range(4), out)
 
 
 def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
@@ -88,7 +93,7 @@ def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
     data = encode_chunk(spec, ROWS)
     assert data is not None
     (tmp_path / "s").write_bytes(data)
-    np.testing.assert_array_equal(read_chunk(tmp_path / "s", spec), ROWS)
+    np.testing.assert_array_equal(read_chunk(opened(tmp_path / "s"), spec), ROWS)
     (tmp_path / "s").write_bytes(data[:7] + b"?" + data[8:])
     with pytest.raises(DamagedShardError):
-        read_chunk(tmp_path / "s", spec)
+        read_chunk(opened(tmp_path / "s"), spec)

@@ -116,7 +116,8 @@ def test_quarantined_and_non_finite_videos_have_no_features(tmp_path: Path) -> N
     arrays = stores.values(stores.CLIP, [4, 5, 6, 7])
     arrays["cls"][1, 0, 0, 0] = np.inf
     with hold(objects, Part()) as lease:
-        rows = write_shard(objects, stores.CLIP, 1, plan.shard_len, arrays, stores.rows_of([4, 5, 6, 7]), lease)
+        ours = lease.guard(objects)
+        rows = write_shard(ours, stores.CLIP, 1, plan.shard_len, arrays, stores.rows_of([4, 5, 6, 7]))
     assert [row.error_kind for row in rows] == ["", "non-finite", "", ""]
     store = FeatureStore.open(tmp_path / "s")
     assert store.load(arrays=("cls",)).slots.tolist() == [0, 1, 3, 4, 6, 7]
@@ -223,15 +224,7 @@ def test_a_plan_whose_replacement_is_cut_short_can_be_read_and_settled(tmp_path:
 def test_rows_that_a_killed_writer_lost_are_not_committed_away(tmp_path: Path) -> None:
     objects = stores.build(tmp_path / "s", modalities=(stores.CLIP,), shards=(0,), statuses={1: QUARANTINED})
     remove_commit(objects, stores.CLIP.path, 0)  # as far as a writer came that was killed while it replaced slot 1
+    arrays, rows = stores.values(stores.CLIP, [1]), stores.rows_of([1])
     with hold(objects, Part()) as lease, pytest.raises(StoreError, match="run the same command again"):
-        write_shard(
-            objects,
-            stores.CLIP,
-            0,
-            4,
-            stores.values(stores.CLIP, [1]),
-            stores.rows_of([1]),
-            lease,
-            expected={0, 1, 2, 3},
-        )
+        write_shard(lease.guard(objects), stores.CLIP, 0, 4, arrays, rows, expected={0, 1, 2, 3})
     assert committed_shards(objects, stores.CLIP.path) == []

@@ -102,7 +102,7 @@ class MadeUpStore:
         self.clip = self._clip(tokens)
         self.pose = self._pose() if pose else None
         with hold(self.objects, Part()) as lease:
-            self._write(lease)
+            self._write(lease.guard(self.objects))
 
     def open(self):
         return FeatureStore.open(self.root)
@@ -137,9 +137,9 @@ class MadeUpStore:
         }
         return Modality("pose", "made-up", {}, arrays)
 
-    def _write(self, lease):
+    def _write(self, objects):
         classes = self.rng.normal(size=(4, DIM))
-        self._text(classes, lease)
+        self._text(objects, classes)
         for modality, make in ((self.clip, self._clip_rows), (self.pose, self._pose_rows)):
             if modality is None:
                 continue
@@ -148,9 +148,9 @@ class MadeUpStore:
                 slots = self.plan.slots_of(shard)
                 rows = [CommitRow(slot, "ok", width=320, height=240, frames=FRAMES) for slot in slots]
                 arrays = make(classes[self.labels[slots]])
-                write_shard(self.objects, modality, shard, SHARD_LEN, arrays, rows, lease)
+                write_shard(objects, modality, shard, SHARD_LEN, arrays, rows)
 
-    def _text(self, classes, lease):
+    def _text(self, objects, classes):
         kinds = np.tile([START, TEMPLATE, NAME, END, PAD, PAD, PAD], (1, 4, 1)).astype(np.int8)
         words = classes[None, :, None] + self.rng.normal(size=(1, 4, POSITIONS, DIM))
         arrays = {"class_embeddings": classes[None], "word_embeddings": words, "token_kinds": kinds}
@@ -162,7 +162,7 @@ class MadeUpStore:
         text = Modality("text", "plain", record, specs, parent=self.clip.path)
         add_modality(self.objects, self.plan, self.clip, {}, {})
         add_modality(self.objects, self.plan, text, {}, {})
-        write_text_set(self.objects, text, arrays, lease)
+        write_text_set(objects, text, arrays)
 
     def _clip_rows(self, means):
         count = len(means)
