@@ -6,16 +6,15 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import run_lanes
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Unit, compare, count_videos, extend_plan, make_plan, pending_units
+from pipeline.plan import Work, compare, make_plan, pending, update_plan
 from pipeline.progress import Progress
 from pipeline.summary import Summary
 from stages.write import WriteConfig
@@ -25,6 +24,7 @@ from store.groups import read_groups, write_metadata
 from store.layout import COMMITS, STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
+from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
@@ -64,18 +64,19 @@ def extract(
             progress.warn(warning)
         summary = _summary(objects, plan, graph)
         summary.warnings = warnings
-        units = pending_units(
+        work = pending(
             objects,
             plan,
-            list(graph.modalities()),
+            graph.modalities(),
             dataset.root,
             part=config.part,
             limit=config.limit,
             retry_quarantined=config.retry_quarantined,
         )
         if only_shards is not None:
-            units = [unit for unit in units if unit.shard in only_shards]
-        _run(objects, config, graph, plan, units, dataset.root, lease, summary, progress)
+            work = work.only(only_shards)
+        _run(objects, config, graph, work, lease, summary, progress)
+        _pack(objects, graph, plan, lease)
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -88,15 +89,15 @@ def dry_run(config: ExtractConfig) -> dict[str, Any]:
     check_place(objects)
     exists = get_sealed(objects, STORE) is not None
     plan = read_plan(objects) if exists else make_plan(dataset, config.shard_len, config.recipe())
-    units = pending_units(objects, plan, list(graph.modalities()), dataset.root, part=config.part, limit=config.limit)
+    work = pending(objects, plan, graph.modalities(), dataset.root, part=config.part, limit=config.limit)
     video_bytes = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
     return {
         "store": objects.url,
         "planned": plan.videos.num_rows,
         "missing": len(dataset.missing),
-        "to_do": count_videos(units),
-        "shards": len(units),
-        "bytes": count_videos(units) * video_bytes,
+        "to_do": work.num_videos,
+        "shards": len(work.shards),
+        "bytes": work.num_videos * video_bytes,
         "groups": ", ".join(graph.modalities()),
         "lanes": lanes(config),
     }
@@ -118,11 +119,16 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
     warnings = []
     if config.shard_len != plan.shard_len:
         warnings.append(f"shard-len is {config.shard_len}, but the store was made with {plan.shard_len}, which stays")
-    if changes.added and config.update:
-        plan = extend_plan(plan, dataset)
+    if config.update and (len(changes.added) or changes.relisted):
+        plan = update_plan(plan, dataset, changes)
         write_plan(objects, plan)
-    elif changes.added:
+    elif len(changes.added):
         warnings.append(f"{len(changes.added)} videos are new since the plan was made; add them with --update")
+    if changes.relisted and not config.update:
+        warnings.append(
+            f"{len(changes.relisted)} videos have another label, source or split in the lists than when the plan was "
+            f"made, the first {changes.relisted[0]!r}; take that over with --update"
+        )
     if changes.removed:
         warnings.append(f"{len(changes.removed)} videos of the plan are gone, the first {changes.removed[0]!r}")
     if changes.touched:
@@ -152,35 +158,48 @@ def _run(
     objects: Objects,
     config: ExtractConfig,
     graph: Graph,
-    plan: Plan,
-    units: list[Unit],
-    root: Path,
+    work: Work,
     lease: Lease,
     summary: Summary,
     progress: Progress,
 ) -> None:
     clip = next((branch for branch in graph.branches if branch.modality.kind == "clip"), None)
     texts = clip is not None and not _has_text(objects, clip.modality.path)
-    if not units and not texts:
+    if not work.num_videos and not texts:
         return
-    video_ids = dict(zip(plan.videos["slot"].to_pylist(), plan.videos["video_id"].to_pylist(), strict=True))
+    plan, since_packed = work.plan, 0
     write = WriteConfig(objects.url, plan.shard_len, lease)
     with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
-        text = beside.submit(_write_text, objects, config, plan, engine, clip, lease) if texts and clip else None
-        progress.begin("extracting", count_videos(units))
-        for result in run_lanes(engine, graph, units, lanes(config), root, progress.advance):
-            summary.add(result.rows, video_ids)
+        text = (
+            beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
+            if texts and clip
+            else None
+        )
+        progress.begin("extracting", work.num_videos)
+        for result in run_lanes(engine, graph, list(work), lanes(config), work.root, progress.advance):
+            summary.add(result.rows, plan.video_id)
             summary.retried_units += result.attempts > 1
+            since_packed += 1
+            if since_packed == PACK_FROM:
+                _pack(objects, graph, plan, lease)
+                since_packed = 0
         if text is not None:
             text.result()
         progress.end()
 
 
-def _write_text(objects: Objects, config: ExtractConfig, plan: Plan, engine: Any, clip: Branch, lease: Lease) -> None:
+def _pack(objects: Objects, graph: Graph, plan: Plan, lease: Lease) -> None:
+    for path in graph.modalities():
+        pack_commits(lease.guard(objects), path, shard_len=plan.shard_len)
+
+
+def _write_text(
+    objects: Objects, config: ExtractConfig, class_names: Sequence[str], engine: Any, clip: Branch, lease: Lease
+) -> None:
     """Class names through the text tower, committed: beside the first units, since it takes seconds."""
     from stages.clip.text import text_arrays, text_modality
 
-    text = engine.call(clip, "encode_text", plan.class_names)
+    text = engine.call(clip, "encode_text", class_names)
     modality = text_modality(clip.modality, text)
     with planning(objects) as ours:  # another part may have extended the plan meanwhile
         add_modality(ours, read_plan(ours), modality, config.recipe(), {})

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.datasets import Dataset
 from stages.types import VideoRef
-from store.commits import QUARANTINED, Commit, committed_shards, read_commit
+from store.commits import QUARANTINED
 from store.errors import RetryError, StoreError
 from store.lease import WHOLE, Part
 from store.objects import Objects
+from store.packs import read_commits
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 
 
 def make_plan(dataset: Dataset, shard_len: int, source: dict[str, Any]) -> Plan:
     """Give every video that is on the disk a slot, in the order of the dataset."""
-    rows = [_row(slot, video) for slot, video in enumerate(dataset.videos)]
     return Plan(
         dataset=dataset.name,
         class_names=dataset.class_names,
         num_splits=dataset.num_splits,
         shard_len=shard_len,
-        videos=pa.Table.from_pylist(rows, schema=videos_schema(dataset.num_splits)),
+        videos=_with_slots(dataset.videos.table, 0, dataset.num_splits),
         missing=_missing(dataset),
         licence=dataset.licence,
         expected_videos=dataset.expected_videos,
@@ -35,24 +38,9 @@ def make_plan(dataset: Dataset, shard_len: int, source: dict[str, Any]) -> Plan:
     )
 
 
-def extend_plan(plan: Plan, dataset: Dataset) -> Plan:
-    """Append videos that the plan does not have, from the next shard boundary on."""
-    known = set(plan.videos["video_id"].to_pylist())
-    first = plan.num_shards * plan.shard_len
-    new = [video for video in dataset.videos if video.video_id not in known]
-    rows = [_row(first + number, video) for number, video in enumerate(new)]
-    added = pa.Table.from_pylist(rows, schema=plan.videos.schema)
-    return dataclasses.replace(
-        plan,
-        videos=pa.concat_tables([plan.videos, added]),
-        missing=_missing(dataset),
-        expected_videos=dataset.expected_videos,
-    )
-
-
-def _row(slot: int, video: Any) -> dict[str, Any]:
-    row = {field.name: getattr(video, field.name) for field in dataclasses.fields(video) if field.name != "splits"}
-    return {"slot": slot, **row, **{f"split{number}": name for number, name in enumerate(video.splits, start=1)}}
+def _with_slots(videos: pa.Table, first: int, num_splits: int) -> pa.Table:
+    slots = pa.array(np.arange(first, first + videos.num_rows), pa.int32())
+    return videos.add_column(0, "slot", slots).select(videos_schema(num_splits).names).cast(videos_schema(num_splits))
 
 
 def _missing(dataset: Dataset) -> pa.Table:
@@ -63,12 +51,22 @@ def _missing(dataset: Dataset) -> pa.Table:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a dataset on the disk differs from the plan: video ids."""
+    """How a dataset on the disk differs from the plan. A video is known by its path and where it is cut.
 
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    resized: tuple[str, ...] = ()
-    touched: tuple[str, ...] = ()
+    match      int64 [videos of the plan], where each stands in the dataset; -1 where it is gone
+    added      int64, positions in the dataset of the videos that the plan does not have
+    removed    video ids of the plan that are not on the disk
+    resized    video ids whose file has another size
+    touched    video ids whose file has another modification time, and the same size
+    relisted   video ids of which the lists say something else now: label, source or splits
+    """
+
+    match: np.ndarray
+    added: np.ndarray
+    removed: Sequence[str] = ()
+    resized: Sequence[str] = ()
+    touched: Sequence[str] = ()
+    relisted: Sequence[str] = ()
 
 
 def compare(plan: Plan, dataset: Dataset) -> Changes:
@@ -79,81 +77,143 @@ def compare(plan: Plan, dataset: Dataset) -> Changes:
             f"{len(dataset.class_names)} classes was asked for; name another store with --store",
             kind="store-mismatch",
         )
-    columns = plan.videos.select(["video_id", "bytes", "mtime_ns"]).to_pylist()
-    planned = {row["video_id"]: row for row in columns}
-    present = {video.video_id: video for video in dataset.videos}
-    both = [(planned[name], present[name]) for name in planned if name in present]
+    planned, present = _identities(plan.videos), _identities(dataset.videos.table)
+    match = pc.fill_null(pc.index_in(planned, present), -1).to_numpy().astype(np.int64)
+    both = match >= 0
+    then = plan.videos.filter(pa.array(both))
+    now = dataset.videos.table.take(pa.array(match[both]))
+    names = then["video_id"]
+
+    def differing(*columns: str) -> np.ndarray:
+        return np.logical_or.reduce([pc.not_equal(then[name], now[name]).to_numpy() for name in columns])
+
+    resized, touched = differing("bytes"), differing("mtime_ns")
     return Changes(
-        added=tuple(name for name in present if name not in planned),
-        removed=tuple(name for name in planned if name not in present),
-        resized=tuple(video.video_id for row, video in both if row["bytes"] != video.bytes),
-        touched=tuple(
-            video.video_id for row, video in both if row["bytes"] == video.bytes and row["mtime_ns"] != video.mtime_ns
-        ),
+        match=match,
+        added=np.flatnonzero(pc.is_null(pc.index_in(present, planned)).to_numpy()),
+        removed=plan.videos["video_id"].filter(pa.array(~both)).to_pylist(),
+        resized=names.filter(pa.array(resized)).to_pylist(),
+        touched=names.filter(pa.array(touched & ~resized)).to_pylist(),
+        relisted=names.filter(pa.array(differing(*_listed(plan)))).to_pylist(),
     )
+
+
+def update_plan(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
+    """Append the videos that came later, from the next shard boundary on, and take over what the lists say now. What
+    has a slot keeps it, and its id."""
+    videos, now = plan.videos, dataset.videos.table
+    found = pa.array(changes.match, mask=changes.match < 0)
+    for name in _listed(plan):
+        listed = pc.coalesce(now[name].take(found), videos[name])
+        videos = videos.set_column(videos.schema.get_field_index(name), videos.schema.field(name), listed)
+    added = _with_slots(now.take(pa.array(changes.added)), plan.num_shards * plan.shard_len, plan.num_splits)
+    return dataclasses.replace(
+        plan,
+        videos=pa.concat_tables([videos, added]).combine_chunks(),
+        missing=_missing(dataset),
+        expected_videos=dataset.expected_videos,
+    )
+
+
+def _listed(plan: Plan) -> list[str]:
+    """What the lists of a dataset say of a video."""
+    return ["label", "class_name", "source", *(f"split{number}" for number in range(1, plan.num_splits + 1))]
+
+
+def _identities(videos: pa.Table) -> pa.ChunkedArray:
+    cuts = [pc.cast(pc.fill_null(videos[name], -1.0), pa.string()) for name in ("start", "end")]
+    return pc.binary_join_element_wise(videos["path"], *cuts, "\0")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The work that is left on one shard: which videos to compute, and for which groups (paths). ``kept`` are the slots
-    that each of those groups has committed already."""
+    """The work that is left on one shard: which videos to compute, and for which groups (paths). ``missing`` are the
+    slots that each of those groups still lacks, ``kept`` those that it has committed already."""
 
     shard: int
     refs: tuple[VideoRef, ...]
     groups: tuple[str, ...]
+    missing: Mapping[str, frozenset[int]] = field(default_factory=dict)
     kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
-def pending_units(
+@dataclass(frozen=True)
+class Work:
+    """Plan minus commits: iterating gives a unit for each shard that has work left, in order, made when asked for, so
+    that a plan of millions of videos costs a bit a video and group.
+
+    left        bool [videos] by group: which videos of the plan it lacks
+    committed   bool [videos] by group: which it has committed, the quarantined and those to be tried again among them
+    """
+
+    plan: Plan
+    root: Path
+    left: Mapping[str, np.ndarray]
+    committed: Mapping[str, np.ndarray]
+
+    @cached_property
+    def any_left(self) -> np.ndarray:
+        """bool [videos], what any group lacks."""
+        return np.logical_or.reduce([np.zeros(self.plan.videos.num_rows, bool), *self.left.values()])
+
+    @property
+    def num_videos(self) -> int:
+        return int(self.any_left.sum())
+
+    @cached_property
+    def shards(self) -> list[int]:
+        """Shards that have work left, ascending."""
+        return np.unique(self.plan.slots[self.any_left] // self.plan.shard_len).tolist()
+
+    def only(self, shards: Collection[int]) -> Work:
+        """The part of the work that lies in some shards."""
+        inside = np.isin(self.plan.slots // self.plan.shard_len, list(shards))
+        return dataclasses.replace(self, left={group: mask & inside for group, mask in self.left.items()})
+
+    def __iter__(self) -> Iterator[Unit]:
+        columns = self.plan.videos.select(["slot", "video_id", "path", "start", "end"])
+        for shard in self.shards:
+            span = self.plan.span(shard)
+            slots = self.plan.slots[span]
+            rows = columns.slice(span.start, span.stop - span.start).filter(pa.array(self.any_left[span])).to_pylist()
+            groups = tuple(group for group, mask in self.left.items() if mask[span].any())
+            yield Unit(
+                shard,
+                tuple(
+                    VideoRef(row["slot"], row["video_id"], str(self.root / row["path"]), row["start"], row["end"])
+                    for row in rows
+                ),
+                groups,
+                {group: frozenset(slots[self.left[group][span]].tolist()) for group in groups},
+                {group: frozenset(slots[self.committed[group][span]].tolist()) for group in groups},
+            )
+
+
+def pending(
     objects: Objects,
     plan: Plan,
-    groups: Sequence[str],
+    groups: Iterable[str],
     root: Path,
     *,
     part: Part = WHOLE,
     limit: int | None = None,
     retry_quarantined: bool = False,
-) -> list[Unit]:
-    """Plan minus commits, a unit a shard that has work left.
+) -> Work:
+    """The work that a run has to do.
 
-    A shard whose commit covers only some of its videos (an earlier run had a limit) has the rest left; with
-    ``retry_quarantined`` the videos that were quarantined as well.
+    A shard whose commit covers only some of its videos (an earlier run had a limit) has the rest left. With
+    ``retry_quarantined`` the work is the videos that are quarantined, and nothing else.
     """
-    wanted = plan.videos.slice(0, limit)
-    by_shard: dict[int, list[VideoRef]] = {}
-    for row in wanted.select(["slot", "video_id", "path", "start", "end"]).to_pylist():
-        shard = row["slot"] // plan.shard_len
-        if shard in part:
-            ref = VideoRef(row["slot"], row["video_id"], str(root / row["path"]), row["start"], row["end"])
-            by_shard.setdefault(shard, []).append(ref)
-    committed = {group: set(committed_shards(objects, group)) for group in groups}
-    units = []
-    for shard, refs in by_shard.items():
-        left: set[int] = set()
-        unfinished = []
-        kept: dict[str, frozenset[int]] = {}
-        for group in groups:
-            commit = read_commit(objects, group, shard) if shard in committed[group] else None
-            missing = {ref.slot for ref in refs} - _finished(commit, retry_quarantined)
-            if missing:
-                left |= missing
-                unfinished.append(group)
-                kept[group] = frozenset(row["slot"] for row in commit.rows) if commit else frozenset()
-        if unfinished:
-            units.append(Unit(shard, tuple(ref for ref in refs if ref.slot in left), tuple(unfinished), kept))
-    return units
-
-
-def _finished(commit: Commit | None, retry_quarantined: bool) -> set[int]:
-    if commit is None:
-        return set()
-    # What the environment may be to blame for is never finished: every run tries it again.
-    return {
-        row["slot"]
-        for row in commit.rows
-        if row["error_kind"] not in RetryError.KINDS and not (retry_quarantined and row["status"] == QUARANTINED)
-    }
-
-
-def count_videos(units: Iterable[Unit]) -> int:
-    return sum(len(unit.refs) for unit in units)
+    slots = plan.slots
+    wanted = (slots // plan.shard_len) % part.count == part.index
+    wanted[len(slots) if limit is None else limit :] = False
+    left, committed = {}, {}
+    for group in groups:
+        commits = read_commits(objects, group, shard_len=plan.shard_len)
+        again = commits.mask("status", QUARANTINED)
+        # What the environment may be to blame for is never finished: every run tries it again.
+        unfinished = again if retry_quarantined else commits.mask("error_kind", *RetryError.KINDS)
+        committed[group] = np.isin(slots, commits.slots)
+        missing = np.isin(slots, commits.slots[unfinished])
+        left[group] = wanted & (missing if retry_quarantined else missing | ~committed[group])
+    return Work(plan, root, left, committed)

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from store.commits import PARTIAL, QUARANTINED
 from store.errors import MissingError, UsageError
 from store.lease import living
@@ -42,22 +44,20 @@ def store_status(url: str) -> dict[str, Any]:
     for path, group in store.groups.items():
         if not group.modality.per_video:
             continue
-        rows = store.status(group)
-        bad = {slot: row for slot, row in rows.items() if row["status"] == QUARANTINED}
+        commits = store.commits(group)
+        bad = commits.table.filter(pa.array(commits.mask("status", QUARANTINED))).to_pylist()
         quarantined += [
-            {"video_id": ids[slot], "group": path, "kind": row["error_kind"], "message": row["error_message"]}
-            for slot, row in bad.items()
+            {"video_id": ids[row["slot"]], "group": path, "kind": row["error_kind"], "message": row["error_message"]}
+            for row in bad
         ]
         groups.append(
             {
                 "path": path,
-                "committed": len(rows),
-                "partial": sum(row["status"] == PARTIAL for row in rows.values()),
+                "committed": commits.table.num_rows,
+                "partial": int(commits.mask("status", PARTIAL).sum()),
                 "quarantined": len(bad),
-                "left": len(ids) - len(rows),
-                "bytes": sum(
-                    objects.size(key) or 0 for commit in store.commits(group).values() for key in commit.objects
-                ),
+                "left": len(ids) - commits.table.num_rows,
+                "bytes": sum(objects.size(key) or 0 for shard in commits.objects.values() for key in shard),
             }
         )
     reasons = store.plan.missing["reason"].to_pylist()
@@ -84,10 +84,10 @@ def changed_sources(objects: Objects) -> list[str]:
     root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
     paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
     recorded = {
-        slot: row["source_sha256"]
+        row["slot"]: row["source_sha256"]
         for group in store.groups.values()
         if group.modality.per_video
-        for slot, row in store.status(group).items()
+        for row in store.status(group).select(["slot", "source_sha256"]).to_pylist()
         if row["source_sha256"]
     }
     lines = []

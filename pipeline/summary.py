@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ class Summary:
     def videos_per_second(self) -> float:
         return self.executed / self.seconds if self.seconds else 0.0
 
-    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_ids: Mapping[int, str]) -> None:
+    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_id: Callable[[int], str]) -> None:
         """Count a committed unit; ``rows`` by group path."""
         seconds: dict[str, float] = defaultdict(float, self.stage_seconds)
         worst: dict[int, CommitRow] = {}
@@ -59,7 +59,7 @@ class Summary:
         bad = [row for row in worst.values() if row.status == QUARANTINED]
         self.quarantined = dict(Counter(self.quarantined) + Counter(row.error_kind for row in bad))
         self.failures += [
-            {"video_id": video_ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
+            {"video_id": video_id(row.slot), "kind": row.error_kind, "message": row.error_message} for row in bad
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,15 @@ class WriteConfig:
     lease: Lease
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Slots of one shard of a group: those that it still lacks, and those that it has committed (a video that is tried
+    again is in both)."""
+
+    missing: frozenset[int]
+    kept: frozenset[int]
+
+
 class ShardWriter:
     """Writes shards of any group. A video that failed in any stage has rows of fill and a commit row that says why."""
 
@@ -43,13 +52,14 @@ class ShardWriter:
         outcomes: Sequence[DecodeOutcome],
         outputs: Sequence[StageOutput],
         stage_seconds: float,
-        expected: Collection[int] = (),
+        targets: Targets,
     ) -> list[CommitRow]:
         """Commit one shard of ``modality``. ``outputs`` together have one row for each outcome that has a video, in
-        order; ``stage_seconds`` is what the stage took for all of them, ``expected`` as in ``write_shard``. Returns
-        the rows as committed.
+        order; ``stage_seconds`` is what the stage took for all of them. Returns the rows as committed.
         """
         ordered = sorted(range(len(outcomes)), key=lambda number: outcomes[number].ref.slot)
+        # What was decoded for the sake of another group, and is committed in this one, stays as it is.
+        ordered = [number for number in ordered if outcomes[number].ref.slot in targets.missing]
         failures = {slot: failure for output in outputs for slot, failure in output.failures.items()}
         decoded = sum(outcome.video is not None for outcome in outcomes)
         each = stage_seconds / decoded if decoded else 0.0
@@ -63,7 +73,7 @@ class ShardWriter:
             {name: values[ordered] for name, values in arrays.items()},
             [rows[number] for number in ordered],
             {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(self.config.lease.epoch)},
-            expected,
+            expected=targets.kept,
         )
 
 

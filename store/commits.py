@@ -79,9 +79,10 @@ def committed_shards(objects: Objects, group: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as read: one row a video, and the SHA-256 of every object that it vouches for, by key."""
+    """A commit as read: its bytes, one row a video, and the SHA-256 of every object that it vouches for, by key."""
 
     shard: int
+    data: bytes
     table: pa.Table
     objects: dict[str, str]
 
@@ -90,18 +91,26 @@ class Commit:
         return self.table.to_pylist()
 
 
-def read_commit(objects: Objects, group: str, shard: int) -> Commit:
-    """Read and check a commit. Raises ``StoreError`` (``store-corrupt``) where a byte of it is not as it was
-    written."""
+def read_commit(objects: Objects, group: str, shard: int) -> Commit | None:
+    """Read and check a commit; None where there is none.
+
+    Raises ``StoreError`` (``store-corrupt``) where a byte of it is not as it was written.
+    """
     key = commit_key(group, shard)
-    data, sums = objects.get(key), objects.get(checksum_key(group, shard))
-    hashes = parse_checksums(sums or b"")
-    if data is None or checksum_text(hashes) != sums or hashes.pop(key, None) != sha256(data):
-        raise StoreError(
-            f"commit {objects.describe(key)} is damaged; run: vilp-pipe verify --store {objects.url} --repair",
-            kind="store-corrupt",
-        )
-    return Commit(shard, read_parquet(data), hashes)
+    seen = objects.get(key)
+    while seen is not None:
+        sums = objects.get(checksum_key(group, shard))
+        hashes = parse_checksums(sums or b"")
+        if checksum_text(hashes) == sums and hashes.pop(key, None) == sha256(seen):
+            return Commit(shard, seen, read_parquet(seen), hashes)
+        # A writer may have replaced the two between our two looks; what stays as it is is damaged.
+        before, seen = seen, objects.get(key)
+        if seen == before and objects.get(checksum_key(group, shard)) == sums:
+            raise StoreError(
+                f"commit {objects.describe(key)} is damaged; run: vilp-pipe verify --store {objects.url} --repair",
+                kind="store-corrupt",
+            )
+    return None
 
 
 def checksum_text(hashes: Mapping[str, str]) -> bytes:

@@ -12,6 +12,7 @@ VIDEOS = f"{TABLES}/videos.parquet"
 MISSING = f"{TABLES}/missing.parquet"
 GROUPS = f"{TABLES}/groups"
 COMMITS = f"{TABLES}/commits"
+PACKS = f"{TABLES}/packs"
 LEASE = f"{TABLES}/lease.json"
 HEARTBEATS = f"{TABLES}/heartbeats"
 
@@ -28,6 +29,16 @@ def commit_key(group: str, shard: int) -> str:
 def checksum_key(group: str, shard: int) -> str:
     """Hashes of a commit and of the array shards it vouches for, in the format of ``sha256sum``."""
     return f"{COMMITS}/{group}/{shard}.sha256"
+
+
+def pack_key(group: str) -> str:
+    """The sealed index of the packed copy of a group's commits."""
+    return f"{PACKS}/{group}/pack.json"
+
+
+def pack_rows_key(group: str, digest: str) -> str:
+    """The rows of a pack, by their SHA-256."""
+    return f"{PACKS}/{group}/{digest[:16]}.parquet"
 
 
 def array_key(group: str, array: str, shard: int, ndim: int) -> str:

@@ -26,7 +26,8 @@ from store.errors import StoreError, UsageError
 from store.failpoints import reach
 
 TEMPORARY = ".tmp-"
-LOCK = "_tables/lock"
+# No object: it holds nothing, and only serves to be locked.
+LOCK = "_tables/.lock"
 LOCK_SECONDS = 60.0
 
 Guard = Callable[[], None]
@@ -204,14 +205,15 @@ class LocalObjects:
             for entry in entries:
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif not entry.name.startswith(TEMPORARY):
+                elif not _is_temporary(entry.name) and entry.path != str(self.path(LOCK)):
                     with contextlib.suppress(FileNotFoundError):  # removed since the directory was read
                         status = entry.stat()
-                        objects[entry.name] = f"{status.st_size}-{status.st_mtime_ns}"
+                        # A clock may stand still between two writings; the next file then has another number.
+                        objects[entry.name] = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
         return Listing(dict(sorted(objects.items())), tuple(sorted(folders)))
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        return (key for key in self._walk(prefix) if not _is_temporary(key))
+        return (key for key in self._walk(prefix) if not _is_temporary(key) and key != LOCK)
 
     def temporaries(self) -> Iterator[str]:
         return (key for key in self._walk("") if _is_temporary(key))

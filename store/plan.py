@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,15 @@ class Plan:
     expected_videos: int | None = None
     source: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """int64, every slot in use, ascending."""
+        return self.videos["slot"].to_numpy().astype(np.int64)
+
     @property
     def rows(self) -> int:
         """Length of the arrays' first axis: one past the last slot."""
-        return int(self.videos["slot"][-1].as_py()) + 1
+        return int(self.slots[-1]) + 1
 
     @property
     def num_shards(self) -> int:
@@ -68,9 +74,16 @@ class Plan:
 
     def slots_of(self, shard: int) -> list[int]:
         """Slots in use of one shard, ascending."""
-        slots = self.videos["slot"].to_numpy()
-        low, high = np.searchsorted(slots, [shard * self.shard_len, (shard + 1) * self.shard_len])
-        return [int(slot) for slot in slots[low:high]]
+        return self.slots[self.span(shard)].tolist()
+
+    def video_id(self, slot: int) -> str:
+        """Id of the video in a slot that is in use."""
+        return str(self.videos["video_id"][int(np.searchsorted(self.slots, slot))].as_py())
+
+    def span(self, shard: int) -> slice:
+        """Where the videos of a shard stand in ``videos``."""
+        low, high = np.searchsorted(self.slots, [shard * self.shard_len, (shard + 1) * self.shard_len])
+        return slice(int(low), int(high))
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the root group, for readers that know nothing of the tables."""

@@ -7,17 +7,18 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from store.commits import QUARANTINED, Commit, committed_shards, read_commit
+from store.commits import QUARANTINED
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.features import Features, TextSet
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
 from store.objects import Objects, open_objects
+from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
@@ -42,7 +43,7 @@ class FeatureStore:
     def __init__(self, objects: Objects, plan: Plan, groups: dict[str, Group]) -> None:
         self._objects = objects
         self._groups = groups
-        self._commits: dict[str, dict[int, Commit]] = {}
+        self._commits: dict[str, Commits] = {}
         self.plan: Plan = plan
 
     @classmethod
@@ -87,23 +88,27 @@ class FeatureStore:
         """The group of a kind (``frames``, ``clip``, ``pose``) that an id, or its beginning, picks."""
         return find_group(self._groups, kind, name)
 
-    def commits(self, group: Group) -> dict[int, Commit]:
-        """Commits of a group by shard, each checked against its hash."""
+    def commits(self, group: Group) -> Commits:
+        """Commits of a group as they were when they were first asked for, each checked against its hash."""
         if group.path not in self._commits:
-            shards = committed_shards(self._objects, group.path)
-            self._commits[group.path] = {shard: read_commit(self._objects, group.path, shard) for shard in shards}
+            self._commits[group.path] = read_commits(self._objects, group.path, shard_len=self.plan.shard_len)
         return self._commits[group.path]
 
-    def status(self, group: Group) -> dict[int, dict[str, Any]]:
-        """Commit row of every committed slot of a group."""
-        return {row["slot"]: row for commit in self.commits(group).values() for row in commit.rows}
+    def status(self, group: Group) -> pa.Table:
+        """Commit row of every committed video of a group, slots ascending: see ``store.commits.CommitRow``."""
+        return self.commits(group).table
 
     def usable(self, groups: Sequence[Group]) -> list[int]:
         """Slots that have features in all the given groups, ascending."""
-        slots = set(self.videos["slot"].to_pylist())
+        slots = self.plan.slots
         for group in groups:
-            slots &= {slot for slot, row in self.status(group).items() if row["status"] != QUARANTINED}
-        return sorted(slots)
+            slots = np.intersect1d(slots, self._slots_with(group, quarantined=False), assume_unique=True)
+        return slots.tolist()
+
+    def _slots_with(self, group: Group, *, quarantined: bool) -> np.ndarray:
+        """Slots of a group that are committed as quarantined, or as anything else."""
+        commits = self.commits(group)
+        return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
     def fingerprint(self, *, clip: str | None = None, pose: str | None = None) -> str:
         """SHA-256 over what identifies the numbers of a CLIP group (and its text sets) and, where ``pose`` is given, of
@@ -113,7 +118,8 @@ class FeatureStore:
         if pose is not None:
             chosen.append(self.group("pose", pose))
         parts = {
-            g.path: {key: digest for c in self.commits(g).values() for key, digest in c.objects.items()} for g in chosen
+            g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
+            for g in chosen
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
@@ -122,7 +128,7 @@ class FeatureStore:
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
         groups = [self.group("clip", clip)] + ([self.group("pose", pose)] if pose is not None else [])
         usable = set(self.usable(groups))
-        quarantined = {s for g in groups for s, row in self.status(g).items() if row["status"] == QUARANTINED}
+        quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
         for subset in SUBSETS:
             slots = set(self._select(split, subset))
@@ -216,7 +222,7 @@ class FeatureStore:
         )
 
     def _select(self, split: int | None, subset: str | None) -> list[int]:
-        slots = self.videos["slot"].to_pylist()
+        slots = self.plan.slots.tolist()
         if split is None:
             if subset is not None:
                 raise UsageError(f"subset is {subset!r} but no split is named; give split=1..{self.num_splits}")
@@ -287,22 +293,20 @@ class FeatureStore:
     ) -> Features:
         import torch
 
-        rows = {row["slot"]: row for row in self._video_rows(slots)}
-        status = self.status(groups[0]) if groups else {}
-        sizes = [(status[slot]["width"], status[slot]["height"]) for slot in slots] if groups else []
+        rows = self.videos.take(np.searchsorted(self.plan.slots, slots))
+        sizes = []
+        if groups:
+            committed = self.commits(groups[0]).of(np.asarray(slots, np.int64))
+            sizes = list(zip(committed["width"].to_pylist(), committed["height"].to_pylist(), strict=True))
         return Features(
             tensors=tensors,
             pose_frames=None if pose_frames is None else pose_frames.to(device),
-            labels=torch.tensor([rows[slot]["label"] for slot in slots], dtype=torch.int64, device=device),
+            labels=torch.tensor(rows["label"].to_pylist(), dtype=torch.int64, device=device),
             slots=torch.tensor(slots, dtype=torch.int64, device=device),
             sizes=torch.tensor(sizes, dtype=torch.float32, device=device).reshape(-1, 2),
-            video_ids=tuple(rows[slot]["video_id"] for slot in slots),
-            sources=tuple(rows[slot]["source"] for slot in slots),
+            video_ids=tuple(rows["video_id"].to_pylist()),
+            sources=tuple(rows["source"].to_pylist()),
         )
-
-    def _video_rows(self, slots: list[int]) -> list[dict[str, Any]]:
-        mask = pa.array(np.isin(self.videos["slot"].to_numpy(), slots))
-        return self.videos.select(["slot", "video_id", "label", "source"]).filter(mask).to_pylist()
 
     def rows(self, group: Group, name: str, slots: list[int]) -> np.ndarray:
         """Rows ``[len(slots), ...]`` of one array, in the order of the slots, each checked against its checksum."""
@@ -335,13 +339,13 @@ class FeatureStore:
     def _array_key(self, group: Group, name: str, shard: int) -> str | None:
         """Where a committed shard of an array lies; None where its commit says that it is all fill."""
         key = array_key(group.path, name, shard, len(group.modality.arrays[name].shape) + group.modality.per_video)
-        commit = self.commits(group).get(shard)
-        if commit is None:
+        vouched = self.commits(group).objects.get(shard)
+        if vouched is None:
             raise MissingError(
                 f"shard {shard} of {group.path} is not extracted yet; run vilp-pipe extract again",
                 kind="missing-modality",
             )
-        return key if key in commit.objects else None
+        return key if key in vouched else None
 
     @contextlib.contextmanager
     def _damage(self, key: str) -> Iterator[None]:

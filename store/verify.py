@@ -14,6 +14,7 @@ from store.errors import StoreError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
 from store.layout import HEARTBEATS, LEASE, MISSING, STORE, VIDEOS, commit_key, definition_key
 from store.objects import Objects
+from store.packs import stray_packs
 from store.plan import Plan, read_plan, settle_plan
 from store.reader import FeatureStore
 from store.sealed import canonical, copy_key, get_sealed, seal, settle, sha256, unseal
@@ -63,21 +64,19 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
     plan = read_plan(objects)
     groups = read_groups(objects)
     problems = list(_metadata_problems(objects, plan, groups))
-    commits: dict[str, list[Commit]] = {path: [] for path in groups}
+    status: list[dict[int, str]] = []
     for path, group in groups.items():
         progress(f"checking {path}")
+        rows: dict[int, str] = {}
         for shard in committed_shards(objects, path):
-            slots = tuple(plan.slots_of(shard)) if group.modality.per_video else ()
-            try:
-                commit = read_commit(objects, path, shard)
-            except StoreError:
-                key = commit_key(path, shard)
-                problems.append(Problem(key, "or its list of hashes is damaged", path, shard, slots))
-                continue
-            commits[path].append(commit)
-            problems += _array_problems(objects, commit, path, slots)
-    per_video = [commits[path] for path, group in groups.items() if group.modality.per_video]
-    status = [{row["slot"]: row["status"] for commit in shards for row in commit.rows} for shards in per_video]
+            commit, found = _check_shard(objects, plan, group, shard)
+            problems += found
+            if commit is not None:
+                rows |= zip(commit.table["slot"].to_pylist(), commit.table["status"].to_pylist(), strict=True)
+        if group.modality.per_video:
+            status.append(rows)
+    stray = stray_packs(objects, groups)
+    problems += [Problem(key, "or its other half is damaged: a copy of commits") for key in stray if stray[key]]
     return Report(
         digest=None if problems else store_digest(FeatureStore(objects, plan, groups), progress=progress),
         planned=plan.videos.num_rows,
@@ -86,7 +85,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
         quarantined=_count(status, QUARANTINED),
         corrupt=len({slot for problem in problems for slot in problem.slots}),
         problems=tuple(problems),
-        leftovers=tuple(objects.temporaries()),
+        leftovers=(*objects.temporaries(), *(key for key in stray if not stray[key])),
     )
 
 
@@ -104,7 +103,7 @@ def restore(objects: Objects, report: Report) -> list[Problem]:
     for key in _lease_keys(objects):
         if not _is_sealed(objects.get(key)):
             objects.delete(key)
-    for leftover in list(objects.temporaries()):
+    for leftover in [*objects.temporaries(), *stray_packs(objects, read_groups(objects))]:
         objects.delete(leftover)
     damaged = [problem for problem in report.problems if problem.shard is not None]
     for group, shard in sorted({(p.group, p.shard) for p in damaged if p.shard is not None}):
@@ -130,12 +129,16 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
     for path, group in sorted(store.groups.items()):
         progress(f"digest of {path}")
         add({"group": path, "record": dict(group.modality.record)})
-        for shard, commit in sorted(store.commits(group).items()):
-            for row in commit.table.select(facts).to_pylist():
+        commits = store.commits(group)
+        shards = commits.slots // store.plan.shard_len
+        for shard in commits.objects:
+            low, high = np.searchsorted(shards, [shard, shard + 1])
+            rows = commits.table.slice(low, high - low)
+            for row in rows.select(facts).to_pylist():
                 add(row)
             for name in sorted(group.modality.arrays):
                 if group.modality.per_video:
-                    values = store.rows(group, name, commit.table["slot"].to_pylist())
+                    values = store.rows(group, name, rows["slot"].to_pylist())
                 else:
                     values = store.whole(group, name)
                 add([name, shard, str(values.dtype), list(values.shape)])
@@ -161,11 +164,25 @@ def _metadata_problems(objects: Objects, plan: Plan, groups: dict[str, Group]) -
             yield Problem(key, "is a damaged lease")
 
 
-def _array_problems(objects: Objects, commit: Commit, group: str, slots: tuple[int, ...]) -> Iterator[Problem]:
+def _check_shard(objects: Objects, plan: Plan, group: Group, shard: int) -> tuple[Commit | None, list[Problem]]:
+    """The commit of a shard, where it is whole, and what is wrong with the shard. A run that writes it meanwhile is no
+    fault: a shard is looked at again as long as its commit changes."""
+    slots = tuple(plan.slots_of(shard)) if group.modality.per_video else ()
+    try:
+        commit = read_commit(objects, group.path, shard)
+    except StoreError:
+        key = commit_key(group.path, shard)
+        return None, [Problem(key, "or its list of hashes is damaged", group.path, shard, slots)]
+    if commit is None:
+        return None, []
+    problems = []
     for key, digest in commit.objects.items():
         data = objects.get(key)
         if data is None or sha256(data) != digest:
-            yield Problem(key, "is missing" if data is None else "is damaged", group, commit.shard, slots)
+            problems.append(Problem(key, "is missing" if data is None else "is damaged", group.path, shard, slots))
+    if problems and objects.get(commit_key(group.path, shard)) != commit.data:
+        return _check_shard(objects, plan, group, shard)
+    return commit, problems
 
 
 def _sealed_keys(objects: Objects) -> Iterator[str]:

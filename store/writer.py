@@ -11,7 +11,7 @@ import numpy as np
 from store.commits import QUARANTINED, CommitRow, read_commit, remove_commit, write_commit
 from store.errors import StoreError
 from store.groups import Group, add_group, write_metadata
-from store.layout import STORE, array_key, commit_key
+from store.layout import STORE, array_key
 from store.objects import Objects
 from store.plan import Plan, read_plan, require_no_strangers, write_plan
 from store.schema import Modality
@@ -101,9 +101,7 @@ def _committed_rows(
     objects: Objects, modality: Modality, shard: int, shard_len: int, replaced: set[int]
 ) -> tuple[list[CommitRow], dict[str, np.ndarray]]:
     """What a shard holds of videos that are not about to be replaced."""
-    commit = None
-    if objects.size(commit_key(modality.path, shard)) is not None:
-        commit = read_commit(objects, modality.path, shard)
+    commit = read_commit(objects, modality.path, shard)
     rows = [CommitRow(**row) for row in commit.rows if row["slot"] not in replaced] if commit else []
     arrays = {}
     for name, spec in modality.arrays.items():

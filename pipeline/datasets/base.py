@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
 
 from store.errors import MissingError, RetryError, UsageError
+from store.plan import videos_schema
 
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 TRAIN, TEST, UNUSED = "train", "test", ""
+ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,60 @@ class Video:
     mtime_ns: int
 
 
+class Videos(Sequence[Video]):
+    """Videos in a fixed order, kept as columns, so that a million of them fit into a few hundred megabytes.
+
+    table  the columns of a plan (``store.plan.videos_schema``) but for ``slot``
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    @classmethod
+    def of(cls, videos: Iterable[Video], num_splits: int) -> Videos:
+        rows = []
+        for video in videos:
+            row = dict(vars(video))
+            row |= {f"split{number}": name for number, name in enumerate(row.pop("splits"), start=1)}
+            rows.append(row)
+        return cls(pa.Table.from_pylist(rows, schema=video_columns(num_splits)))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Videos: ...
+
+    def __getitem__(self, index: int | slice) -> Video | Videos:
+        chosen = range(len(self))[index]
+        if isinstance(chosen, range):
+            return Videos(self.table.take(pa.array(chosen, pa.int64())))
+        return _video(self.table.slice(chosen, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Video]:
+        for batch in self.table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            yield from map(_video, batch.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Videos) and self.table.equals(other.table)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def video_columns(num_splits: int) -> pa.Schema:
+    """The columns of a plan but for ``slot``."""
+    schema = videos_schema(num_splits)
+    return schema.remove(schema.get_field_index("slot"))
+
+
+def _video(row: dict[str, Any]) -> Video:
+    names = sorted((name for name in row if name.startswith("split")), key=lambda name: int(name[5:]))
+    return Video(splits=tuple(row.pop(name) for name in names), **row)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The videos of a dataset that are on disk, in a fixed order, and what lists and disk disagree about.
@@ -52,14 +111,14 @@ class Dataset:
     root: Path
     class_names: tuple[str, ...]
     num_splits: int
-    videos: tuple[Video, ...]
+    videos: Videos
     missing: tuple[str, ...]
     unlisted: tuple[str, ...]
     licence: str
     expected_videos: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     bytes: int
     mtime_ns: int
@@ -167,7 +226,7 @@ class Listed:
 
 def match_listed(
     listed: Iterable[Listed], class_names: Sequence[str], files: Mapping[str, FileInfo], prefix: str
-) -> tuple[tuple[Video, ...], tuple[str, ...], tuple[str, ...]]:
+) -> tuple[Videos, tuple[str, ...], tuple[str, ...]]:
     """Videos present, paths missing, paths unlisted, for lists whose paths lie below ``prefix`` of the root.
 
     A listed name matches a file of another letter case or with another extension too (``v_X.avi`` re-encoded as
@@ -202,4 +261,9 @@ def match_listed(
             )
         )
     unlisted = set(files) - used
-    return tuple(sorted(videos, key=lambda video: video.path)), tuple(sorted(missing)), tuple(sorted(unlisted))
+    num_splits = max((len(video.splits) for video in videos), default=0)
+    return (
+        Videos.of(sorted(videos, key=lambda video: video.path), num_splits),
+        tuple(sorted(missing)),
+        tuple(sorted(unlisted)),
+    )

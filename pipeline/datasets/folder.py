@@ -11,6 +11,7 @@ from pipeline.datasets.base import (
     UNUSED,
     Dataset,
     Video,
+    Videos,
     need_folder,
     need_videos,
     scan_videos,
@@ -41,7 +42,7 @@ def load(root: Path, seed: int) -> Dataset:
     else:
         subsets = _stratified(class_of, seed)
     paths = list(class_of)
-    videos = tuple(
+    videos = (
         Video(
             video_id,
             path,
@@ -57,7 +58,7 @@ def load(root: Path, seed: int) -> Dataset:
         for path, video_id in zip(paths, unique_ids(paths, [stem(path) for path in paths]), strict=True)
     )
     unlisted = tuple(path for path in files if path not in class_of)
-    dataset = Dataset("folder", root, class_names, 1, videos, (), unlisted, "unknown", None)
+    dataset = Dataset("folder", root, class_names, 1, Videos.of(videos, 1), (), unlisted, "unknown", None)
     return need_videos(dataset, f"{root}/<class>/", HINT)
 
 

@@ -8,27 +8,34 @@ seconds; several rows may name one file where these differ.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.datasets.base import (
+    ROWS_AT_ONCE,
     TEST,
     TRAIN,
     UNUSED,
     Dataset,
     FileInfo,
-    Video,
+    Videos,
     file_info,
     need_videos,
     scan_videos,
     stem,
-    unique_ids,
+    video_columns,
 )
 from store.errors import MissingError, UsageError
 
@@ -38,7 +45,7 @@ NAMES = ("manifest.csv", "manifest.parquet")
 
 @dataclass(frozen=True)
 class _Row:
-    where: str
+    line: int
     path: str
     label: str
     group: str | None
@@ -48,40 +55,79 @@ class _Row:
 
 
 def load(root: Path) -> Dataset:
-    """``root`` is the manifest, or a folder that holds ``manifest.csv`` or ``manifest.parquet``."""
+    """``root`` is the manifest, or a folder that holds ``manifest.csv`` or ``manifest.parquet``.
+
+    Rows are read and checked a few thousand at a time and kept as columns, so that a manifest of a million rows takes
+    a few hundred megabytes.
+    """
     manifest = _find(root)
     folder = manifest.parent
-    columns, table = _read(manifest)
+    columns, rows = _read(manifest)
     split_columns = _split_columns(manifest, columns)
-    rows = [_parse(where, values, split_columns, folder) for where, values in table]
-    _refuse_duplicates(rows)
-    class_names = _class_names(rows)
-    label_of = {name: label for label, name in enumerate(class_names)}
+    parsed = (_parse(_where(manifest, number), number, values, split_columns, folder) for number, values in rows)
+    table = _columns(parsed, len(split_columns))
+    _refuse_duplicates(table, manifest)
+    class_names = _class_names(table["class_name"])
     files = scan_videos(folder)
-    found = {row.path: info for row in rows if (info := files.get(row.path) or _stat(folder / row.path)) is not None}
-    present = sorted(
-        (row for row in rows if row.path in found), key=lambda row: (row.path, row.start or 0.0, row.where)
+    paths = table["path"].combine_chunks().dictionary_encode()
+    listed = paths.dictionary.to_pylist()
+    known = set(listed)
+    # A listed file may have any extension, so the scan need not have seen it.
+    found = [files.get(path) or _stat(folder / path) for path in listed]
+    on_disk = pa.array([info is not None for info in found])
+    for name in ("bytes", "mtime_ns"):
+        values = pa.array([None if info is None else getattr(info, name) for info in found], pa.int64())
+        table = table.append_column(name, values.take(paths.indices))
+    table = table.append_column("label", pc.index_in(table["class_name"], pa.array(class_names)))
+    present = table.filter(on_disk.take(paths.indices)).sort_by([("path", "ascending"), ("from", "ascending")])
+    dataset = Dataset(
+        name="manifest",
+        root=folder,
+        class_names=class_names,
+        num_splits=len(split_columns),
+        videos=Videos(_with_ids(present).select(video_columns(len(split_columns)).names)),
+        missing=tuple(sorted(path for path, info in zip(listed, found, strict=True) if info is None)),
+        unlisted=tuple(path for path in files if path not in known),
+        licence="unknown",
+        expected_videos=None,
     )
-    ids = unique_ids([row.path + _cut(row) for row in present], [stem(row.path) + _cut(row) for row in present])
-    videos = tuple(
-        Video(
-            video_id,
-            row.path,
-            label_of[row.label],
-            row.label,
-            row.group or row.path,
-            row.splits,
-            row.start,
-            row.end,
-            found[row.path].bytes,
-            found[row.path].mtime_ns,
-        )
-        for row, video_id in zip(present, ids, strict=True)
-    )
-    missing = tuple(sorted({row.path for row in rows} - set(found)))
-    unlisted = tuple(path for path in files if path not in found)
-    dataset = Dataset("manifest", folder, class_names, len(split_columns), videos, missing, unlisted, "unknown", None)
-    return need_videos(dataset, f"{folder} for the {len(rows):,} rows of {manifest.name}", HINT)
+    return need_videos(dataset, f"{folder} for the {table.num_rows:,} rows of {manifest.name}", HINT)
+
+
+def _columns(rows: Iterator[_Row], num_splits: int) -> pa.Table:
+    """Columns of the rows: what the plan takes of them, and ``line``, ``from`` (start, or 0), ``key`` and ``short``, of
+    which ids are made."""
+    plan = video_columns(num_splits)
+    fields = [field for field in plan if field.name not in ("video_id", "label", "bytes", "mtime_ns")]
+    own = [("line", pa.int32()), ("from", pa.float64()), ("key", pa.string()), ("short", pa.string())]
+    schema = pa.schema([*fields, *own])
+    batches = []
+    while chunk := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        batches.append(pa.RecordBatch.from_pylist([_row(row) for row in chunk], schema=schema))
+    return pa.Table.from_batches(batches, schema=schema).combine_chunks()
+
+
+def _row(row: _Row) -> dict[str, Any]:
+    cut = _cut(row)
+    return {
+        "path": row.path,
+        "class_name": row.label,
+        "source": row.group or row.path,
+        **{f"split{number}": subset for number, subset in enumerate(row.splits, start=1)},
+        "start": row.start,
+        "end": row.end,
+        "line": row.line,
+        "from": row.start or 0.0,
+        "key": row.path + cut,
+        "short": stem(row.path) + cut,
+    }
+
+
+def _with_ids(table: pa.Table) -> pa.Table:
+    """With ``video_id``: the path without its extension, or with it where two would share one."""
+    short = table["short"].combine_chunks().dictionary_encode()
+    shared = np.bincount(short.indices.to_numpy(), minlength=1)[short.indices.to_numpy()] > 1
+    return table.append_column("video_id", pc.if_else(pa.array(shared), table["key"], table["short"]))
 
 
 def _find(root: Path) -> Path:
@@ -97,31 +143,48 @@ def _find(root: Path) -> Path:
     return present[0]
 
 
-def _read(manifest: Path) -> tuple[Sequence[str], Sequence[tuple[str, Mapping[str, Any]]]]:
-    """Column names, and for each row where it stands and its values."""
+def _where(manifest: Path, number: int) -> str:
+    return f"{manifest}, {'row' if manifest.suffix.lower() == '.parquet' else 'line'} {number}"
+
+
+def _read(manifest: Path) -> tuple[Sequence[str], Iterator[tuple[int, Mapping[str, Any]]]]:
+    """Column names, and the values of each row with its number: that of its (last) line in a CSV, from 1 in Parquet."""
     if manifest.suffix.lower() == ".csv":
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            try:
-                rows = [(f"{manifest}, line {reader.line_num}", row) for row in reader]
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise UsageError(f"{manifest}, line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
-        for where, row in rows:
-            if None in row or None in row.values():
-                raise UsageError(f"{where} has another number of fields than the header; quote values with commas")
-        return list(reader.fieldnames or ()), rows
+        return _csv_header(manifest), _csv_rows(manifest)
     if manifest.suffix.lower() == ".parquet":
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(manifest)
+            file = pq.ParquetFile(manifest)
         except pa.ArrowInvalid as error:
             raise UsageError(f"{manifest} is not a Parquet file: {error}") from None
-        return table.column_names, [
-            (f"{manifest}, row {number}", row) for number, row in enumerate(table.to_pylist(), 1)
-        ]
+        batches = file.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False)
+        return file.schema_arrow.names, enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
     raise UsageError(f"manifest is {manifest.name!r}; allowed: .csv, .parquet")
+
+
+@contextlib.contextmanager
+def _csv_reader(manifest: Path) -> Iterator[csv.DictReader[str]]:
+    with manifest.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            yield reader
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"{manifest}, line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
+
+
+def _csv_header(manifest: Path) -> Sequence[str]:
+    with _csv_reader(manifest) as reader:
+        return list(reader.fieldnames or ())
+
+
+def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with _csv_reader(manifest) as reader:
+        for row in reader:
+            if None in row or None in row.values():
+                where = _where(manifest, reader.line_num)
+                raise UsageError(f"{where} has another number of fields than the header; quote values with commas")
+            yield reader.line_num, row
 
 
 def _split_columns(manifest: Path, columns: Sequence[str]) -> list[str]:
@@ -136,7 +199,7 @@ def _split_columns(manifest: Path, columns: Sequence[str]) -> list[str]:
     return numbered or ["split"]
 
 
-def _parse(where: str, values: Mapping[str, Any], split_columns: list[str], folder: Path) -> _Row:
+def _parse(where: str, number: int, values: Mapping[str, Any], split_columns: list[str], folder: Path) -> _Row:
     splits = []
     for column in split_columns:
         subset = _text(values.get(column))
@@ -150,7 +213,7 @@ def _parse(where: str, values: Mapping[str, Any], split_columns: list[str], fold
     if end is not None and end <= (start or 0.0):
         raise UsageError(f"{where}: end is {end:g}, start is {start or 0.0:g}; the end must be later (seconds)")
     path = _relative(where, _text(values.get("path")), folder)
-    return _Row(where, path, label, _text(values.get("group")) or None, tuple(splits), start, end)
+    return _Row(number, path, label, _text(values.get("group")) or None, tuple(splits), start, end)
 
 
 def _text(value: Any) -> str:
@@ -183,20 +246,27 @@ def _relative(where: str, path: str, folder: Path) -> str:
     return PurePosixPath(relative).as_posix()
 
 
-def _refuse_duplicates(rows: list[_Row]) -> None:
-    seen: dict[tuple[object, ...], str] = {}
-    for row in rows:
-        first = seen.setdefault((row.path, row.start, row.end), row.where)
-        if first != row.where:
-            raise UsageError(f"{row.where}: {row.path!r} stands in {first} too; clips of one file need start and end")
+def _refuse_duplicates(table: pa.Table, manifest: Path) -> None:
+    keys = table["key"].combine_chunks().dictionary_encode()
+    if len(keys.dictionary) == len(keys):
+        return
+    codes = keys.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    second = int(order[1:][codes[order][1:] == codes[order][:-1]].min())
+    first = int(np.flatnonzero(codes == codes[second])[0])
+    lines = table["line"]
+    raise UsageError(
+        f"{_where(manifest, lines[second].as_py())}: {table['path'][second].as_py()!r} stands in "
+        f"{_where(manifest, lines[first].as_py())} too; clips of one file need start and end"
+    )
 
 
-def _class_names(rows: list[_Row]) -> tuple[str, ...]:
+def _class_names(labels: pa.ChunkedArray) -> tuple[str, ...]:
     """Sorted by name; by number where all labels are integers."""
-    labels = {row.label for row in rows}
-    if all(re.fullmatch(r"\d+", label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
+    names = pc.unique(labels).to_pylist()
+    if all(re.fullmatch(r"\d+", label) for label in names):
+        return tuple(sorted(names, key=lambda label: (int(label), label)))
+    return tuple(sorted(names))
 
 
 def _cut(row: _Row) -> str:

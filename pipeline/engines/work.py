@@ -11,8 +11,9 @@ from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
 from stages.decode import DecodeOutcome
 from stages.types import Clip, StageOutput
-from stages.write import ShardWriter, frames_output
+from stages.write import ShardWriter, Targets, frames_output
 from store.commits import CommitRow
+from store.schema import Modality
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,18 @@ def write_unit(
         if branch.frames.path in unit.groups and branch.frames.path not in rows:
             output = frames_output(outcomes, branch.stride)
             rows[branch.frames.path] = writer(
-                unit.shard, branch.frames, outcomes, [output], 0.0, unit.kept.get(branch.frames.path, ())
+                unit.shard, branch.frames, outcomes, [output], 0.0, _targets(unit, branch.frames)
             )
         path = branch.modality.path
         if path in unit.groups:
             parts = encoded[path]
             seconds = sum(part.seconds for part in parts)
+            outputs = [part.output for part in parts]
             rows[path] = writer(
-                unit.shard, branch.modality, outcomes, [part.output for part in parts], seconds, unit.kept.get(path, ())
+                unit.shard, branch.modality, outcomes, outputs, seconds, _targets(unit, branch.modality)
             )
     return rows
+
+
+def _targets(unit: Unit, modality: Modality) -> Targets:
+    return Targets(unit.missing[modality.path], unit.kept[modality.path])

@@ -38,7 +38,7 @@ def test_every_video_gets_features_or_a_reason(small_videos: Path, undisturbed: 
     assert features["cls"].shape == (6, 1, 4, 64)
     assert features["value"].shape == (6, 1, 4, 7, 7, 64)
     assert np.isfinite(features["cls"].numpy()).all()
-    status = {row["slot"]: row for row in store.status(store.group("clip")).values()}
+    status = {row["slot"]: row for row in store.status(store.group("clip")).to_pylist()}
     names = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
     by_name = {Path(names[slot]).name: row for slot, row in status.items()}
     assert by_name["broken.mp4"]["status"] == "quarantined"

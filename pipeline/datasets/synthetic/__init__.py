@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.datasets.base import Dataset, Video, need_videos, scan_videos
+from pipeline.datasets.base import Dataset, Video, Videos, need_videos, scan_videos
 from pipeline.datasets.synthetic.config import CLASSES, NUM_SPLITS, TINY, SyntheticConfig
 from pipeline.datasets.synthetic.render import ANNOTATIONS, TRUTH, Progress, read_recipe, render_dataset
 from store.errors import UsageError
@@ -27,7 +27,7 @@ def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset
         )
     rows = pq.read_table(root / ANNOTATIONS).to_pylist()
     files = scan_videos(root)
-    videos = tuple(
+    videos = (
         Video(
             row["video_id"],
             row["path"],
@@ -50,7 +50,7 @@ def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset
         root,
         class_names,
         NUM_SPLITS,
-        videos,
+        Videos.of(videos, NUM_SPLITS),
         tuple(sorted(listed - set(files))),
         tuple(sorted(set(files) - listed)),
         LICENCE,
