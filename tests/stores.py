@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from store.commits import OK, PARTIAL, QUARANTINED, CommitRow
 from store.lease import Part, hold
-from store.objects import LocalObjects
+from store.objects import LocalObjects, Objects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 from store.schema import ArraySpec, Modality
 from store.writer import add_modality, create_store, write_shard, write_text_set
@@ -112,18 +112,30 @@ def build(
     the_plan: Plan | None = None,
 ) -> LocalObjects:
     """A store with the given shards committed (all of them by default); slot 1 is partial unless told otherwise."""
-    statuses = {1: PARTIAL} if statuses is None else statuses
     objects = LocalObjects(root)
-    made = create_store(objects, the_plan or plan())
+    fill(objects, the_plan or plan(), modalities, shards=shards, statuses=statuses)
+    return objects
+
+
+def fill(
+    objects: Objects,
+    the_plan: Plan,
+    modalities: tuple[Modality, ...],
+    *,
+    shards: tuple[int, ...] | None = None,
+    statuses: dict[int, str] | None = None,
+) -> None:
+    """As ``build``, for objects anywhere."""
+    statuses = {1: PARTIAL} if statuses is None else statuses
     with hold(objects, Part()) as lease:
         ours = lease.guard(objects)
+        made = create_store(ours, the_plan)
         for modality in modalities:
-            add_modality(objects, made, modality, {"backend": modality.name}, {"threads": 1})
+            add_modality(ours, made, modality, {"backend": modality.name}, {"threads": 1})
             for shard in range(made.num_shards) if shards is None else shards:
                 slots = made.slots_of(shard)
                 arrays = values(modality, slots)
                 write_shard(ours, modality, shard, made.shard_len, arrays, rows_of(slots, statuses))
         if CLIP in modalities:
-            add_modality(objects, made, TEXT, {}, {})
+            add_modality(ours, made, TEXT, {}, {})
             write_text_set(ours, TEXT, {n: a[0] for n, a in values(TEXT, [0]).items()})
-    return objects
