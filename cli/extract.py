@@ -176,6 +176,8 @@ def _show(summary: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from store.quarantine import retry_command
+
     table = Table(title=f"{summary.dataset}: extraction", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -193,7 +195,8 @@ def _show(summary: Any) -> None:
     table.add_row("seconds a stage", seconds or "nothing to do")
     table.add_row("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second")
     table.add_row("store", summary.store)
-    if summary.quarantined:
-        table.add_row("retry the quarantined", f"vilp-pipe extract --store {summary.store} --retry-quarantined")
+    if summary.quarantine:
+        table.add_row("all that are quarantined", summary.quarantine)
+        table.add_row("try these again", retry_command(summary.store))
     table.add_row("next", summary.next_command)
     Console(stderr=True).print(table, markup=False)

@@ -10,6 +10,8 @@ from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say
 
 Opt = typer.Option
+# Quarantined videos that status names one by one.
+SHOWN = 10
 
 
 @app.command()
@@ -20,6 +22,8 @@ def status(
     """What is in a store: coverage of every group, who works on it now, and what is quarantined."""
     with only_result_on_stdout() as out:
         from pipeline.status import find_store, store_status
+        from store.layout import QUARANTINE
+        from store.quarantine import retry_command
 
         found = store_status(find_store(store))
         if json:
@@ -27,15 +31,20 @@ def status(
             return
         out(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
         out(f"  {found['missing']} listed videos are not on disk, {found['unlisted']} files are in no list")
+        width = max((len(group["path"]) for group in found["groups"]), default=5)
+        out(f"  {'group':{width}}  committed  partial  quarantined     left        MB")
         for group in found["groups"]:
-            counts = ", ".join(f"{group[name]} {name}" for name in ("committed", "partial", "quarantined", "left"))
-            out(f"  {group['path']}: {counts}; {group['bytes'] / 1e6:.1f} MB")
+            counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
+            out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
         for run in found["running"]:
-            out(f"  running: process {run['pid']} on {run['host']} since {run['since']}, part {run['part']}")
-        for failure in found["quarantined"]:
+            silent = "" if run["silent_seconds"] is None else f", last heard of {run['silent_seconds']:.0f} s ago"
+            out(f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}")
+        for failure in found["quarantined"][:SHOWN]:
             out(f"  quarantined: {failure['video_id']}: {failure['kind']}: {failure['message']}")
+        if len(found["quarantined"]) > SHOWN:
+            out(f"  quarantined: and {len(found['quarantined']) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         if found["quarantined"]:
-            out(f"  try these again: vilp-pipe extract --store {found['store']} --retry-quarantined")
+            out(f"  try these again: {retry_command(found['store'])}")
 
 
 @app.command()

@@ -26,6 +26,8 @@ from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
 from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
+from store.quarantine import write_report
+from store.reader import FeatureStore
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
@@ -77,6 +79,8 @@ def extract(
             work = work.only(only_shards)
         _run(objects, config, graph, work, lease, summary, progress)
         _pack(objects, graph, plan, lease)
+        report = write_report(lease.guard(objects), FeatureStore.open(objects.url).quarantined())
+        summary.quarantine = None if report is None else objects.describe(report)
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -168,6 +172,8 @@ def _run(
     if not work.num_videos and not texts:
         return
     plan, since_packed = work.plan, 0
+    # Packing looks at every commit, so it is done a bounded number of times a run.
+    pack_every = max(PACK_FROM, plan.num_shards // 16)
     write = WriteConfig(objects.url, plan.shard_len, lease)
     with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
         text = (
@@ -177,10 +183,10 @@ def _run(
         )
         progress.begin("extracting", work.num_videos)
         for result in run_lanes(engine, graph, list(work), lanes(config), work.root, progress.advance):
-            summary.add(result.rows, plan.video_id)
+            summary.add(result.rows, plan)
             summary.retried_units += result.attempts > 1
             since_packed += 1
-            if since_packed == PACK_FROM:
+            if since_packed == pack_every:
                 _pack(objects, graph, plan, lease)
                 since_packed = 0
         if text is not None:

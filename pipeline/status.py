@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from store.commits import PARTIAL, QUARANTINED
 from store.errors import MissingError, UsageError
@@ -36,42 +37,45 @@ def video_ids(objects: Objects) -> dict[int, str]:
 
 
 def store_status(url: str) -> dict[str, Any]:
-    """Coverage of every group, live runs and quarantined videos, as plain JSON values."""
+    """What a store holds, what is left to do, who works on it now, and what is quarantined, as plain JSON values. Reads
+    only, so it may be asked at any time and from any machine.
+
+    ``groups`` counts videos: ``committed``, of them ``partial`` and ``quarantined``, and ``left``. ``done`` are those
+    that every group has committed. ``running`` names the runs that are alive, with the seconds since each last showed
+    it.
+    """
     store = FeatureStore.open(url)
     objects = open_objects(url)
-    ids = video_ids(objects)
-    groups, quarantined = [], []
+    groups, done = [], [np.empty(0, np.int64)]
     for path, group in store.groups.items():
         if not group.modality.per_video:
             continue
         commits = store.commits(group)
-        bad = commits.table.filter(pa.array(commits.mask("status", QUARANTINED))).to_pylist()
-        quarantined += [
-            {"video_id": ids[row["slot"]], "group": path, "kind": row["error_kind"], "message": row["error_message"]}
-            for row in bad
-        ]
+        bad = int(commits.mask("status", QUARANTINED).sum())
+        done.append(commits.slots)
         groups.append(
             {
                 "path": path,
                 "committed": commits.table.num_rows,
                 "partial": int(commits.mask("status", PARTIAL).sum()),
-                "quarantined": len(bad),
-                "left": len(ids) - commits.table.num_rows,
-                "bytes": sum(objects.size(key) or 0 for shard in commits.objects.values() for key in shard),
+                "quarantined": bad,
+                "left": len(store.plan.slots) - commits.table.num_rows,
+                "bytes": (commits.table.num_rows - bad) * sum(spec.nbytes for spec in group.modality.arrays.values()),
             }
         )
     reasons = store.plan.missing["reason"].to_pylist()
-    running = [{name: holder[name] for name in ("host", "pid", "since", "part")} for holder in living(objects)]
+    facts = ("host", "pid", "since", "part", "silent_seconds")
     return {
         "store": store.url,
         "dataset": store.dataset_name,
-        "planned": len(ids),
+        "planned": len(store.plan.slots),
+        "done": len(functools.reduce(np.intersect1d, done[1:] or done)),
         "shards": store.plan.num_shards,
         "missing": reasons.count("missing"),
         "unlisted": reasons.count("unlisted"),
         "groups": groups,
-        "running": running,
-        "quarantined": quarantined,
+        "running": [{name: holder[name] for name in facts} for holder in living(objects)],
+        "quarantined": store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist(),
     }
 
 

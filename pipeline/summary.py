@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from store.commits import PARTIAL, QUARANTINED, CommitRow
+from store.plan import Plan
 
 
 @dataclass
 class Summary:
     """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
-    ``quarantined`` (by error kind) are counted. Stage seconds add up over workers."""
+    ``quarantined`` (by error kind) are counted; ``quarantine`` is where the report on all quarantined videos of the
+    store lies. Stage seconds add up over workers."""
 
     store: str
     dataset: str
@@ -29,6 +33,7 @@ class Summary:
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    quarantine: str | None = None
     next_command: str = ""
 
     @property
@@ -40,7 +45,7 @@ class Summary:
     def videos_per_second(self) -> float:
         return self.executed / self.seconds if self.seconds else 0.0
 
-    def add(self, rows: Mapping[str, Iterable[CommitRow]], video_id: Callable[[int], str]) -> None:
+    def add(self, rows: Mapping[str, Iterable[CommitRow]], plan: Plan) -> None:
         """Count a committed unit; ``rows`` by group path."""
         seconds: dict[str, float] = defaultdict(float, self.stage_seconds)
         worst: dict[int, CommitRow] = {}
@@ -58,8 +63,10 @@ class Summary:
         self.partial += sum(row.status == PARTIAL for row in worst.values())
         bad = [row for row in worst.values() if row.status == QUARANTINED]
         self.quarantined = dict(Counter(self.quarantined) + Counter(row.error_kind for row in bad))
+        slots = np.array(sorted(row.slot for row in bad), np.int64)
+        ids = dict(zip(slots.tolist(), plan.at(slots)["video_id"].to_pylist(), strict=True))
         self.failures += [
-            {"video_id": video_id(row.slot), "kind": row.error_kind, "message": row.error_message} for row in bad
+            {"video_id": ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ MISSING = f"{TABLES}/missing.parquet"
 GROUPS = f"{TABLES}/groups"
 COMMITS = f"{TABLES}/commits"
 PACKS = f"{TABLES}/packs"
+QUARANTINE = f"{TABLES}/quarantine"
 LEASE = f"{TABLES}/lease.json"
 HEARTBEATS = f"{TABLES}/heartbeats"
 

@@ -98,9 +98,14 @@ def planning(objects: Objects) -> Iterator[Objects]:
 
 
 def living(objects: Objects) -> list[dict[str, Any]]:
-    """Holders of live leases: ``host``, ``pid``, ``since`` and ``part`` of each run that is working on the store."""
+    """Holders of live leases: ``host``, ``pid``, ``since`` and ``part`` of each run that is working on the store, and
+    ``silent_seconds`` since its last heartbeat."""
     holders = _state(objects.get(LEASE))["holders"].items()
-    return [{**holder, "part": name} for name, holder in holders if _alive(objects, name, holder)]
+    return [
+        {**holder, "part": name, "silent_seconds": objects.age(_heartbeat_key(name))}
+        for name, holder in holders
+        if _alive(objects, name, holder)
+    ]
 
 
 @contextlib.contextmanager

@@ -76,9 +76,9 @@ class Plan:
         """Slots in use of one shard, ascending."""
         return self.slots[self.span(shard)].tolist()
 
-    def video_id(self, slot: int) -> str:
-        """Id of the video in a slot that is in use."""
-        return str(self.videos["video_id"][int(np.searchsorted(self.slots, slot))].as_py())
+    def at(self, slots: np.ndarray) -> pa.Table:
+        """Rows of ``videos`` for some slots that are in use, in their order."""
+        return self.videos.take(np.searchsorted(self.slots, slots))
 
     def span(self, shard: int) -> slice:
         """Where the videos of a shard stand in ``videos``."""

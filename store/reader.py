@@ -20,6 +20,7 @@ from store.layout import array_key
 from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
+from store.quarantine import quarantined
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
 
@@ -97,6 +98,11 @@ class FeatureStore:
     def status(self, group: Group) -> pa.Table:
         """Commit row of every committed video of a group, slots ascending: see ``store.commits.CommitRow``."""
         return self.commits(group).table
+
+    def quarantined(self) -> pa.Table:
+        """Which videos have no features in which group, and why: see ``store.quarantine``."""
+        per_video = {path: self.commits(group) for path, group in self._groups.items() if group.modality.per_video}
+        return quarantined(self.plan, per_video, self.url)
 
     def usable(self, groups: Sequence[Group]) -> list[int]:
         """Slots that have features in all the given groups, ascending."""
@@ -293,7 +299,7 @@ class FeatureStore:
     ) -> Features:
         import torch
 
-        rows = self.videos.take(np.searchsorted(self.plan.slots, slots))
+        rows = self.plan.at(np.asarray(slots, np.int64))
         sizes = []
         if groups:
             committed = self.commits(groups[0]).of(np.asarray(slots, np.int64))

@@ -16,6 +16,7 @@ from store.layout import HEARTBEATS, LEASE, MISSING, STORE, VIDEOS, commit_key, 
 from store.objects import Objects
 from store.packs import stray_packs
 from store.plan import Plan, read_plan, settle_plan
+from store.quarantine import damaged_reports
 from store.reader import FeatureStore
 from store.sealed import canonical, copy_key, get_sealed, seal, settle, sha256, unseal
 
@@ -77,6 +78,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
             status.append(rows)
     stray = stray_packs(objects, groups)
     problems += [Problem(key, "or its other half is damaged: a copy of commits") for key in stray if stray[key]]
+    problems += [Problem(key, "is a damaged report") for key in damaged_reports(objects)]
     return Report(
         digest=None if problems else store_digest(FeatureStore(objects, plan, groups), progress=progress),
         planned=plan.videos.num_rows,
@@ -103,6 +105,8 @@ def restore(objects: Objects, report: Report) -> list[Problem]:
     for key in _lease_keys(objects):
         if not _is_sealed(objects.get(key)):
             objects.delete(key)
+    for key in damaged_reports(objects):  # the next run makes it anew
+        objects.delete(key)
     for leftover in [*objects.temporaries(), *stray_packs(objects, read_groups(objects))]:
         objects.delete(leftover)
     damaged = [problem for problem in report.problems if problem.shard is not None]

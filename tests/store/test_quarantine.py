@@ -1,0 +1,61 @@
+"""The quarantine report says what the commits say, and is kept as whole as everything else."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import duckdb
+import stores
+
+from store import FeatureStore
+from store.commits import QUARANTINED
+from store.layout import QUARANTINE
+from store.objects import LocalObjects
+from store.quarantine import damaged_reports, write_report
+from store.verify import restore, verify_store
+
+
+def built(root: Path) -> LocalObjects:
+    return stores.build(root, statuses={2: QUARANTINED, 7: QUARANTINED})
+
+
+def test_the_report_says_which_why_and_how_to_try_again(tmp_path: Path) -> None:
+    objects = built(tmp_path / "a store")
+    key = write_report(objects, FeatureStore.open(objects.url).quarantined())
+    assert key is not None
+    rows = duckdb.sql(f"SELECT * FROM '{objects.path(key)}' ORDER BY \"group\", slot").fetchall()
+    assert [(row[0], row[1], row[2], row[3], row[6]) for row in rows] == [
+        ("v2", "class 0/v2.avi", stores.CLIP.path, "decode-failed", 2),
+        ("v7", "class 1/v7.avi", stores.CLIP.path, "decode-failed", 7),
+        ("v2", "class 0/v2.avi", stores.POSE.path, "decode-failed", 2),
+        ("v7", "class 1/v7.avi", stores.POSE.path, "decode-failed", 7),
+    ]
+    command = shlex.split(rows[0][7])
+    assert command == ["vilp-pipe", "extract", "--store", objects.url, "--retry-quarantined"]
+
+
+def test_one_report_is_kept_and_none_where_nothing_is_quarantined(tmp_path: Path) -> None:
+    objects = built(tmp_path / "s")
+    table = FeatureStore.open(objects.url).quarantined()
+    keys = [write_report(objects, table), write_report(objects, table), write_report(objects, table.slice(0, 1))]
+    assert keys[0] == keys[1] != keys[2]
+    assert list(objects.list(QUARANTINE)) == [keys[2]]
+    assert write_report(objects, table.slice(0, 0)) is None
+    assert list(objects.list(QUARANTINE)) == []
+
+
+def test_a_damaged_report_is_found_and_cleared_away(tmp_path: Path) -> None:
+    objects = built(tmp_path / "s")
+    digest = verify_store(objects).digest
+    key = write_report(objects, FeatureStore.open(objects.url).quarantined())
+    assert key is not None
+    assert verify_store(objects).digest == digest
+    data = objects.get(key) or b""
+    for position in (0, len(data) // 2, len(data) - 1):
+        objects.put(key, data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        assert damaged_reports(objects) == [key]
+        report = verify_store(objects)
+        assert [problem.key for problem in report.problems] == [key]
+    assert restore(objects, report) == []
+    assert verify_store(objects).digest == digest
