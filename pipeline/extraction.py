@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import run_lanes
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Work, compare, make_plan, pending, update_plan
+from pipeline.plan import Changes, Work, compare, make_plan, pending, refresh_files, update_plan
 from pipeline.progress import Progress
 from pipeline.summary import Summary
 from stages.write import WriteConfig
@@ -115,11 +117,9 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
     plan = read_plan(objects)
     changes = compare(plan, dataset)
     if changes.resized:
-        raise StoreError(
-            f"{len(changes.resized)} videos have another size than when the plan was made, the first "
-            f"{changes.resized[0]!r}; restore them, or extract into a new store with --store",
-            kind="store-mismatch",
-        )
+        _refuse_stale(objects, plan, changes)
+        plan = refresh_files(plan, dataset, changes)
+        write_plan(objects, plan)
     warnings = []
     if config.shard_len != plan.shard_len:
         warnings.append(f"shard-len is {config.shard_len}, but the store was made with {plan.shard_len}, which stays")
@@ -142,6 +142,21 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
         )
     write_metadata(objects, plan)
     return plan, warnings
+
+
+def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
+    """Raise ``StoreError`` where a video that has features has another size now. One that has none, because it was
+    quarantined or never reached, may have been mended."""
+    store = FeatureStore.open(objects.url)
+    extracted = {slot for group in store.groups.values() if group.modality.per_video for slot in store.usable([group])}
+    names = plan.at(np.array(sorted(extracted), np.int64))["video_id"].to_pylist()
+    stale = sorted(set(names) & set(changes.resized))
+    if stale:
+        raise StoreError(
+            f"{len(stale)} videos have another size than when their features were computed, the first {stale[0]!r}; "
+            "restore them, or extract into a new store with --store",
+            kind="store-mismatch",
+        )
 
 
 def _add_groups(objects: Objects, config: ExtractConfig, graph: Graph, plan: Plan) -> list[str]:

@@ -101,11 +101,8 @@ def compare(plan: Plan, dataset: Dataset) -> Changes:
 def update_plan(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
     """Append the videos that came later, from the next shard boundary on, and take over what the lists say now. What
     has a slot keeps it, and its id."""
-    videos, now = plan.videos, dataset.videos.table
-    found = pa.array(changes.match, mask=changes.match < 0)
-    for name in _listed(plan):
-        listed = pc.coalesce(now[name].take(found), videos[name])
-        videos = videos.set_column(videos.schema.get_field_index(name), videos.schema.field(name), listed)
+    now = dataset.videos.table
+    videos = _taken_over(plan, dataset, changes, _listed(plan))
     added = _with_slots(now.take(pa.array(changes.added)), plan.num_shards * plan.shard_len, plan.num_splits)
     return dataclasses.replace(
         plan,
@@ -113,6 +110,21 @@ def update_plan(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
         missing=_missing(dataset),
         expected_videos=dataset.expected_videos,
     )
+
+
+def refresh_files(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
+    """Take over the sizes and modification times that the files have now."""
+    return dataclasses.replace(plan, videos=_taken_over(plan, dataset, changes, ["bytes", "mtime_ns"]))
+
+
+def _taken_over(plan: Plan, dataset: Dataset, changes: Changes, columns: Iterable[str]) -> pa.Table:
+    """The videos of a plan with some columns as the dataset has them now; those that are gone stay as they are."""
+    videos, now = plan.videos, dataset.videos.table
+    found = pa.array(changes.match, mask=changes.match < 0)
+    for name in columns:
+        values = pc.coalesce(now[name].take(found), videos[name])
+        videos = videos.set_column(videos.schema.get_field_index(name), videos.schema.field(name), values)
+    return videos
 
 
 def _listed(plan: Plan) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.extraction import dry_run, extract
 from pipeline.progress import Progress
 from pipeline.repair import repair
 from store import FeatureStore, MissingError, StoreError, UsageError
+from store.commits import remove_commit
 from store.lease import Part
 from store.objects import LocalObjects
 from store.verify import verify_store
@@ -99,6 +100,69 @@ def test_retrying_the_quarantined_computes_only_those(small_videos: Path, tmp_pa
     assert len(after) == len(before) + 1
 
 
+def test_a_quarantined_video_may_be_mended(small_videos: Path, tmp_path: Path) -> None:
+    """It has another size then, and no features that could be stale."""
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    config = small_config(root, tmp_path / "s")
+    assert extract(config).quarantine is not None
+    shutil.copyfile(root / "jump & run" / "e.mp4", root / "jump & run" / "broken.mp4")
+    again = extract(dataclasses.replace(config, retry_quarantined=True))
+    assert (again.executed, again.done, again.quarantine) == (1, 1, None)
+    extract(small_config(root, tmp_path / "t"))
+    assert digest(tmp_path / "s") == digest(tmp_path / "t")
+
+
+def test_what_the_lists_say_now_is_taken_over_on_request(small_videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    names = ["jump & run/d.mp4", "jump & run/e.mp4", "wave (left)/a.mp4"]
+
+    def manifest(*splits: str) -> Path:
+        rows = [f'"{name}",{name.split()[0]},{split}' for name, split in zip(names, splits, strict=True)]
+        (root / "manifest.csv").write_text("\n".join(["path,label,split", *rows, ""]))
+        return root / "manifest.csv"
+
+    config = small_config(manifest("train", "train", "test"), tmp_path / "s", dataset="manifest")
+    extract(config)
+    manifest("train", "test", "test")
+    told = extract(config)
+    assert "have another label, source or split" in told.warnings[0]
+    assert FeatureStore.open(tmp_path / "s").videos["split1"].to_pylist() == ["train", "train", "test"]
+    updated = extract(dataclasses.replace(config, update=True))
+    assert (updated.executed, updated.warnings) == (0, [])
+    assert FeatureStore.open(tmp_path / "s").videos["split1"].to_pylist() == ["train", "test", "test"]
+
+
+def test_a_namesake_does_not_change_the_id_of_what_was_there(small_videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    config = small_config(root, tmp_path / "s")
+    extract(config)
+    before = FeatureStore.open(tmp_path / "s").load()
+    shutil.copyfile(root / "jump & run" / "d.mp4", root / "jump & run" / "e.avi")
+    assert extract(dataclasses.replace(config, update=True)).executed == 1
+    after = FeatureStore.open(tmp_path / "s").load()
+    assert after.video_ids == (*before.video_ids, "jump & run/e.avi")
+
+
+def test_a_group_that_is_there_is_not_written_again_for_another(small_videos: Path, tmp_path: Path) -> None:
+    """CLIP lacks a video that the frames group has: what the latter holds stays, though its file is gone by now."""
+    root = tmp_path / "videos"
+    shutil.copytree(small_videos, root)
+    config = small_config(root, tmp_path / "s")
+    extract(config)
+    store = FeatureStore.open(tmp_path / "s")
+    remove_commit(LocalObjects(tmp_path / "s"), store.group("clip").path, 1)
+    gone = root / store.videos["path"][2].as_py()
+    gone.unlink()
+    summary = extract(config)
+    assert summary.quarantined == {"file-missing": 1}
+    after = FeatureStore.open(tmp_path / "s")
+    assert after.status(after.group("clip"))["error_kind"][2].as_py() == "file-missing"
+    assert after.status(after.group("frames"))["status"][2].as_py() == "ok"
+
+
 def test_later_videos_are_appended_on_request(small_videos: Path, tmp_path: Path) -> None:
     root = tmp_path / "videos"
     shutil.copytree(small_videos, root)
@@ -122,7 +186,7 @@ def test_later_videos_are_appended_on_request(small_videos: Path, tmp_path: Path
 def test_a_dataset_that_changed_is_refused(small_videos: Path, tmp_path: Path) -> None:
     root = tmp_path / "videos"
     shutil.copytree(small_videos, root)
-    config = small_config(root, tmp_path / "s", limit=1)
+    config = small_config(root, tmp_path / "s", limit=4)
     extract(config)
     (root / "jump & run" / "e.mp4").write_bytes(b"something else")
     with pytest.raises(StoreError, match="another size") as error:
