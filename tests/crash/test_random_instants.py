@@ -160,10 +160,11 @@ def test_killed_at_an_instant_and_resumed(
         assert again.returncode == 0, again.stderr
         psutil.wait_procs(left, timeout=GONE_SECONDS)
         assert digest(store) == digest(whole)
+    fate = "ended before" if ended else f"killed at {commits} of 12 commits"
     with capfd.disabled():
         print(
             f"\nseed {SEED}, instant {number}: {delay:.2f} s after {'the start' if early else 'the first commit'}, "
-            f"{'own' if own else 'shared'} cluster, {'ended before' if ended else f'killed at {commits} of 12 commits'}, "
+            f"{'own' if own else 'shared'} cluster, {fate}, "
             f"{len(left)} processes left, resumed {'at once' if at_once else 'when they were gone'}"
         )
     repaired = vilp("verify", "--store", store, "--repair")
