@@ -198,8 +198,10 @@ class LocalObjects:
             except FileNotFoundError:
                 entries = []
             except NotADirectoryError:
+                path = self.path(prefix)
+                blocking = next(each for each in (path, *path.parents) if each.exists())
                 raise StoreError(
-                    f"{self.path(prefix)} is a file; a store is a directory: name another with --store",
+                    f"{blocking} is a file; a store is a directory: name another with --store",
                     kind="store-format",
                 ) from None
             for entry in entries:
@@ -231,10 +233,11 @@ class LocalObjects:
                 return None
 
     def _walk(self, prefix: str) -> Iterator[str]:
-        for folder, folders, names in os.walk(self.path(prefix)):
-            folders.sort()
-            for name in sorted(names):
-                yield (Path(folder) / name).relative_to(self.root).as_posix()
+        with _read_errors(self.path(prefix)):
+            for folder, folders, names in os.walk(self.path(prefix), onerror=_unless_gone):
+                folders.sort()
+                for name in sorted(names):
+                    yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def _write_temporary(self, key: str, data: bytes, point: str) -> Path:
         path = self.path(key)
@@ -339,6 +342,12 @@ class _Mapped:
 
     def ranges(self, ranges: Sequence[tuple[int, int]]) -> Sequence[np.ndarray]:
         return [self._bytes[start:stop] for start, stop in ranges]
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be read must not pass for an empty one."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _is_temporary(key: str) -> bool:

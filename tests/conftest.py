@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import s3server
+from commands import vilp  # noqa: F401
 from videos import numbered_frames, write_video
 
 PROJECT = Path(__file__).resolve().parent.parent

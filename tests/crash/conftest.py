@@ -1,0 +1,42 @@
+"""What the crash tests share: videos, the store of an undisturbed run, and a process that reads all the time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runs import TESTS, make_videos, plain_config
+from watcher import Watcher
+
+from pipeline.extraction import extract
+from store.objects import LocalObjects
+from store.verify import Report, verify_store
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed_store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed") / "s"
+    extract(plain_config(videos, store))
+    return store
+
+
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_store: Path) -> Report:
+    report = verify_store(LocalObjects(undisturbed_store))
+    assert report.digest
+    assert report.committed == 6
+    return report
+
+
+@pytest.fixture(scope="session")
+def watcher(undisturbed_store: Path) -> Iterator[Watcher]:
+    made = Watcher(undisturbed_store, {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"})
+    yield made
+    made.close()
