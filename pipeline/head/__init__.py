@@ -6,8 +6,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.head.config import HeadConfig
     from pipeline.head.evaluate import evaluate_run, train_head
-    from pipeline.head.models import HeadConfig
     from pipeline.head.results import RunResult
     from pipeline.head.train import EpochReport, TrainConfig
 
@@ -15,7 +15,7 @@ __all__ = ["EpochReport", "HeadConfig", "RunResult", "TrainConfig", "evaluate_ru
 
 _HOMES = {
     "EpochReport": "train",
-    "HeadConfig": "models",
+    "HeadConfig": "config",
     "RunResult": "results",
     "TrainConfig": "train",
     "evaluate_run": "evaluate",
