@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.head.functional import WORD_MODES
@@ -114,6 +114,14 @@ class HeadConfig:
     def zero_shot(self) -> bool:
         """Whether the untrained head says anything: words meet frames in it."""
         return self.reads_text and "frames" in self.inputs
+
+    @property
+    def text_stream(self) -> HeadConfig:
+        """What the stream that spots words reads, on its own: all of a head that can go to other classes."""
+        if self.base != "fuse":
+            return replace(self, head=self.base)
+        head = "pvcs" if "P" in self.modalities else "vcs"
+        return replace(self, head=head, modalities="V+P+T", pose_in="both", tokens="penult")
 
     @property
     def reads_pose(self) -> bool:

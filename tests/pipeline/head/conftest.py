@@ -89,13 +89,30 @@ def make_world():
 
 
 class MadeUpStore:
-    """A store of 60 videos of 4 classes (one source a pair), 2 splits, with CLIP tokens, text and pose."""
+    """A store of 60 videos of 4 classes (eight videos a source), 2 splits, with CLIP tokens, text and pose."""
 
-    videos = 60
-    class_names = ("archery", "brush hair", "climb", "dive")
-
-    def __init__(self, root, *, seed=0, dataset="made-up", tokens=("value", "penult"), pose=True, train_classes=4):
+    def __init__(
+        self,
+        root,
+        *,
+        seed=0,
+        dataset="made-up",
+        tokens=("value", "penult"),
+        pose=True,
+        heatmap_clip=False,
+        train_classes=4,
+        videos=60,
+        sources=8,
+        views=("center",),
+        noise=1.0,
+        class_names=("archery", "brush hair", "climb", "dive"),
+        order=(0, 1, 2, 3),
+        quarantined_class=None,
+    ):
         self.root, self.rng, self.train_classes = root, np.random.default_rng(seed), train_classes
+        self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
+        self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
+        self.heatmap_clip = heatmap_clip
         self.labels = np.arange(self.videos) % 4
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
@@ -111,9 +128,11 @@ class MadeUpStore:
         rows = []
         for slot, label in enumerate(self.labels):
             row = {"slot": slot, "video_id": f"v{slot}", "path": f"v{slot}.mp4", "label": int(label), "bytes": 1}
-            row |= {"class_name": self.class_names[label], "source": f"s{slot // 8}", "mtime_ns": 0}
+            row |= {"class_name": self.class_names[label], "source": f"s{slot // self.sources}", "mtime_ns": 0}
             for split in (1, 2):
                 train = (slot // 8 + split) % 3 != 0 and label < self.train_classes
+                if self.videos < 16:
+                    train = slot < 4
                 row[f"split{split}"] = "train" if train else "test"
             rows.append({"start": None, "end": None, **row})
         videos = pa.Table.from_pylist(rows, schema=videos_schema(2))
@@ -121,13 +140,14 @@ class MadeUpStore:
         return Plan(dataset, self.class_names, 2, SHARD_LEN, videos, missing)
 
     def _clip(self, tokens):
-        arrays = {"cls": ArraySpec((1, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
+        views = len(self.views)
+        arrays = {"cls": ArraySpec((views, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
         for name, width in (("value", DIM), ("penult", WIDTH)):
             if name in tokens:
                 dims = ("view", "frame", "row", "column", "dim")
-                arrays[name] = ArraySpec((1, FRAMES, GRID, GRID, width), "float16", dims)
+                arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
         weights = {"seed": int(self.rng.integers(1000))}
-        record = {"views": ["center"], "preprocess": {"size": 224}, "weights": weights}
+        record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
         return Modality("clip", "tiny", record, arrays)
 
     def _pose(self):
@@ -135,10 +155,14 @@ class MadeUpStore:
             "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
             "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
         }
+        if self.heatmap_clip:
+            dims = ("view", "frame", "dim")
+            arrays["heatmap_clip"] = ArraySpec((len(self.views), FRAMES, DIM), "float16", dims)
         return Modality("pose", "made-up", {}, arrays)
 
     def _write(self, lease):
-        classes = self.rng.normal(size=(4, DIM))
+        # A class means the same whatever number it has: ``order`` says which meaning each has.
+        classes = self.rng.normal(size=(4, DIM))[self.order]
         self._text(classes, lease)
         for modality, make in ((self.clip, self._clip_rows), (self.pose, self._pose_rows)):
             if modality is None:
@@ -146,8 +170,14 @@ class MadeUpStore:
             add_modality(self.objects, self.plan, modality, {}, {})
             for shard in range(self.plan.num_shards):
                 slots = self.plan.slots_of(shard)
-                rows = [CommitRow(slot, "ok", width=320, height=240, frames=FRAMES) for slot in slots]
+                lost = self.labels[slots] == self.quarantined_class
+                rows = [
+                    CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
+                    for slot, gone in zip(slots, lost, strict=True)
+                ]
                 arrays = make(classes[self.labels[slots]])
+                for array in arrays.values():
+                    array[lost] = np.nan
                 write_shard(self.objects, modality, shard, SHARD_LEN, arrays, rows, lease)
 
     def _text(self, classes, lease):
@@ -166,17 +196,22 @@ class MadeUpStore:
 
     def _clip_rows(self, means):
         count = len(means)
-        made = {"cls": means[:, None, None] + self.rng.normal(size=(count, 1, FRAMES, DIM))}
-        shape = (count, 1, FRAMES, GRID, GRID)
-        made["value"] = means[:, None, None, None, None] + self.rng.normal(size=(*shape, DIM))
+        views, noise = len(self.views), self.noise
+        made = {"cls": means[:, None, None] + noise * self.rng.normal(size=(count, views, FRAMES, DIM))}
+        shape = (count, views, FRAMES, GRID, GRID)
+        made["value"] = means[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, DIM))
         widened = np.pad(means, [(0, 0), (0, WIDTH - DIM)])
-        made["penult"] = widened[:, None, None, None, None] + self.rng.normal(size=(*shape, WIDTH))
+        made["penult"] = widened[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, WIDTH))
         return {name: made[name].astype(np.float16) for name in self.clip.arrays}
 
     def _pose_rows(self, means):
         keypoints = self.rng.uniform(size=(len(means), POSE_FRAMES, 2, 17, 3)).astype(np.float32)
         keypoints[::5] = 0  # nobody
-        return {"keypoints": keypoints, "boxes": np.zeros((len(means), POSE_FRAMES, 2, 5), np.float32)}
+        low, high = (edge(keypoints[..., :2], axis=3) for edge in (np.min, np.max))
+        made = {"keypoints": keypoints, "boxes": np.concatenate([low, high, keypoints[..., :1, 2]], axis=-1)}
+        if self.heatmap_clip:
+            made["heatmap_clip"] = self.rng.normal(size=(len(means), len(self.views), FRAMES, DIM)).astype(np.float16)
+        return made
 
 
 @pytest.fixture
