@@ -55,7 +55,9 @@ class Resampling:
         names, group = np.unique(np.concatenate([np.asarray(names) for names in sources]), return_inverse=True)
         self._groups = np.split(group, np.cumsum([len(names) for names in sources])[:-1])
         self._rng = np.random.default_rng(seed)
-        self._times = self._rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+        # How often each draw has each source. As floats, since products of integers do not go through BLAS.
+        drawn = self._rng.integers(len(names), size=(draws, len(names))) + len(names) * np.arange(draws)[:, None]
+        self._times = np.bincount(drawn.ravel(), minlength=draws * len(names)).reshape(draws, -1).astype(np.float64)
 
     def means(self, correct: Sequence[np.ndarray]) -> np.ndarray:
         """For each draw the mean over the splits of the mean over their videos and seeds: float64 [draws].
@@ -69,7 +71,7 @@ class Resampling:
         total = np.zeros(draws)
         for of_split, group in zip(correct, self._groups, strict=True):
             sums = np.stack([np.bincount(group, weights=row, minlength=groups) for row in of_split])
-            sizes = self._times @ np.bincount(group, minlength=groups)
+            sizes = self._times @ np.bincount(group, minlength=groups).astype(np.float64)
             # A draw without any video of a split says nothing about it: rare, and only where sources are few.
             found = np.einsum("ds,sd->d", shares, sums @ self._times.T)
             total += np.divide(found, sizes, out=np.full(draws, np.nan), where=sizes > 0)
