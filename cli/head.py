@@ -10,40 +10,104 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout
 from pipeline.progress import Progress
+from store.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.head import EpochReport
 
 Opt = typer.Option
+HEAD, TRAINING = "Head", "Training"
 
 
 @app.command("train-head")
 def train_head(
     store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    head: Annotated[str, Opt(help="fuse, pvcs, vcs, mean or attn (vilp needs heatmap_clip features).")] = "fuse",
+    head: Annotated[
+        str, Opt(help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn or pose; any but pose with +pose (late fusion).")
+    ] = "fuse",
     split: Annotated[str, Opt(help="Number of the official split, or all.")] = "1",
     frames: Annotated[int, Opt(help="Frames a video of those that are stored.")] = 8,
     seeds: Annotated[int, Opt(help="Train this often, with seeds 0, 1, ...")] = 1,
     epochs: Annotated[int, Opt(help="0 is zero-shot.")] = 30,
     clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
     pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
+    text: Annotated[
+        str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
+    ] = None,
     device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    modalities: Annotated[
+        str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
+    ] = "V+P+T",
+    word_mode: Annotated[
+        str, Opt(help="Words that spot frames: name+eot, name or all.", rich_help_panel=HEAD)
+    ] = "name+eot",
+    tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
+    kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
+    sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
+    pose_in: Annotated[
+        str, Opt(help="Where pose acts in vilp, pvcs and fuse: weights, values or both.", rich_help_panel=HEAD)
+    ] = "both",
+    temporal_layers: Annotated[
+        int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
+    ] = 0,
+    tokens: Annotated[
+        str, Opt(help="Patch tokens that attn and fuse attend to: penult or value.", rich_help_panel=HEAD)
+    ] = "penult",
+    tune: Annotated[
+        bool,
+        Opt(
+            "--tune",
+            help="Choose training settings on an inner validation, grouped by source, of each split's training videos.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    learning_rate: Annotated[float, Opt(help="Of AdamW, at the start.", rich_help_panel=TRAINING)] = 1e-3,
+    batch_size: Annotated[int, Opt(help="Videos a step.", rich_help_panel=TRAINING)] = 128,
+    random_frames: Annotated[
+        bool,
+        Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
+    ] = False,
+    loss: Annotated[str, Opt(help="all-class, or in-batch as published.", rich_help_panel=TRAINING)] = "all-class",
+    interpolation: Annotated[
+        float,
+        Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
+    ] = 1.0,
 ) -> None:
     """Train a head on stored features and test it once, at the last epoch.
 
     \b
       vilp-pipe train-head --store stores/hmdb51 --head vcs
       vilp-pipe train-head --store stores/hmdb51 --split all --seeds 5 --json
+      vilp-pipe train-head --store stores/hmdb51 --head vcs+pose --tune
     """
     with only_result_on_stdout() as print_result:
+        from pipeline.head import HeadConfig, TrainConfig
         from pipeline.head import train_head as train
         from pipeline.status import find_store
 
+        config = HeadConfig(
+            head=head,
+            word_mode=word_mode,
+            tau=tau,
+            kappa=kappa,
+            sigma=sigma,
+            modalities=modalities.upper(),
+            pose_in=pose_in,
+            temporal_layers=temporal_layers,
+            tokens=tokens,
+        )
+        training = TrainConfig(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            random_frames=random_frames,
+            loss=loss,
+            interpolation=interpolation,
+        )
         result = train(
             find_store(store),
-            head=head,
+            head=config,
             split=split if split == "all" or not split.isdecimal() else int(split),
             frames=frames,
             seeds=seeds,
@@ -52,6 +116,9 @@ def train_head(
             out=out,
             clip=clip,
             pose=pose,
+            text=text,
+            training=training,
+            tune=tune,
             progress=epochs_on(make_progress()),
         )
         _show(result, json, print_result)
@@ -59,8 +126,21 @@ def train_head(
 
 @app.command()
 def evaluate(
-    run: Annotated[str, Opt(help="Folder of a training run.")],
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the one it was trained from).")] = None,
+    run: Annotated[str | None, Opt(help="Folder of a training run.")] = None,
+    store: Annotated[
+        str | None,
+        Opt(help="Folder of the store (default: the one it was trained from); of another dataset: cross-dataset."),
+    ] = None,
+    views: Annotated[str | None, Opt(help="Stored views to average, with commas (default: those of the run).")] = None,
+    zero_shot: Annotated[
+        bool,
+        Opt("--zero-shot", help="Test without training on these classes: all of them, and ten random halves."),
+    ] = False,
+    head: Annotated[str, Opt(help="Head of --zero-shot without a run.")] = "vcs",
+    frames: Annotated[int, Opt(help="Frames a video of --zero-shot without a run.")] = 8,
+    few_shot: Annotated[
+        str | None, Opt(help="Train the run's head again on so many videos a class, such as 2,4,8,16.")
+    ] = None,
     device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
     allow_mismatch: Annotated[
         bool, Opt("--allow-mismatch", help="Take features other than those that the head was trained on.")
@@ -71,11 +151,40 @@ def evaluate(
 
     \b
       vilp-pipe evaluate --run runs/hmdb51-fuse
+      vilp-pipe evaluate --run runs/hmdb51-fuse --few-shot 2,4,8,16
+      vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101      (cross-dataset)
+      vilp-pipe evaluate --store stores/ucf101 --zero-shot
     """
+    names = _names(views)
     with only_result_on_stdout() as print_result:
-        from pipeline.head import evaluate_run
+        from pipeline import head as heads
+        from pipeline.head.protocols import crosses_datasets
+        from pipeline.status import find_store
 
-        _show(evaluate_run(run, store, device=device, allow_mismatch=allow_mismatch), json, print_result)
+        if run is None and not zero_shot:
+            raise UsageError("run is not given; name the folder of a training run with --run, or give --zero-shot")
+        if few_shot is not None:
+            if run is None or zero_shot or store is not None or names is not None:
+                raise UsageError(
+                    "few-shot trains the head of a run again: give --run, without --zero-shot, --store, --views"
+                )
+            few = heads.few_shot(run, _numbers(few_shot), device=device, progress=epochs_on(make_progress()))
+            _show_few_shot(few, json, print_result)
+        elif zero_shot or (run is not None and store is not None and crosses_datasets(run, store)):
+            found = heads.zero_shot(
+                find_store(store) if run is None else store,
+                head=head,
+                run=run,
+                frames=frames,
+                views=names,
+                device=device,
+                allow_mismatch=allow_mismatch,
+            )
+            _show_zero_shot(found, json, print_result)
+        else:
+            assert run is not None
+            result = heads.evaluate_run(run, store, views=names, device=device, allow_mismatch=allow_mismatch)
+            _show(result, json, print_result, evaluated=True)
 
 
 def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
@@ -91,22 +200,78 @@ def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
     return report
 
 
-def _show(result: Any, json: bool, print_result: Any) -> None:
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    names = _names(text) or ()
+    if not all(name.isdecimal() for name in names):
+        raise UsageError(f"few-shot is {text!r}; allowed: numbers from 1 on, such as 2,4,8,16")
+    return tuple(int(name) for name in names)
+
+
+def _show(result: Any, json: bool, print_result: Any, *, evaluated: bool = False) -> None:
     if json:
         print_result(as_json(result.to_dict()))
         return
     for summary in result.summaries:
-        low, high = summary.interval
-        print_result(
-            f"split {summary.split}: top-1 {summary.top1:.1%} (95% interval {low:.1%} to {high:.1%}), "
-            f"top-5 {summary.top5:.1%}, mean class {summary.mean_class:.1%}"
-        )
-    print_result(f"mean of splits: top-1 {result.top1:.1%}; chance is {result.chance:.1%}")
+        print_result(f"split {summary.split}: {_figures(summary)}")
+    low, high = result.interval
+    print_result(
+        f"mean of splits: top-1 {result.top1:.1%} (95% interval {low:.1%} to {high:.1%}); chance is {result.chance:.1%}"
+    )
+    for split, tuning in result.tuning.items():
+        chosen = {name: value for name, value in tuning["chosen"].items() if value != getattr(result.training, name)}
+        what = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "the settings that were given"
+        print_result(f"tuned on {tuning['validation_videos']} training videos of split {split}: {what}")
     for warning in result.warnings:
         print_result(f"note: {warning}")
     if result.reproduced is not None:
         print_result(f"predictions equal those of the run to the bit: {'yes' if result.reproduced else 'no'}")
+    print_result(f"table: {result.table_line}")
     if result.directory is not None:
         print_result(f"run: {result.directory}")
-        if result.reproduced is None:
+        if not evaluated:
             print_result(f"next: vilp-pipe evaluate --run {result.directory}")
+
+
+def _show_zero_shot(found: Any, json: bool, print_result: Any) -> None:
+    if json:
+        print_result(as_json(found.to_dict()))
+        return
+    learnt = f"learnt on {found.trained_on}, {found.heads} heads" if found.trained_on else "untrained"
+    print_result(f"zero-shot on {found.dataset}: head {found.head}, {learnt}")
+    for summary in found.splits:
+        print_result(f"test videos of split {summary.split}, {found.classes} classes: {_figures(summary)}")
+    low, high = found.everything["interval"]
+    print_result(
+        f"all {found.videos} videos, {found.classes} classes: top-1 {found.everything['top1']:.1%} "
+        f"(95% interval {low:.1%} to {high:.1%})"
+    )
+    half = found.to_dict()["half_mean"]
+    print_result(
+        f"half of the classes ({half['classes']}), {len(found.half)} draws: top-1 {half['top1']:.1%}, "
+        f"standard deviation {half['std']:.1%}"
+    )
+    for warning in found.warnings:
+        print_result(f"note: {warning}")
+
+
+def _show_few_shot(few: Any, json: bool, print_result: Any) -> None:
+    if json:
+        print_result(as_json(few.to_dict()))
+        return
+    for row in few.rows:
+        intervals = ", ".join("{:.1%} to {:.1%}".format(*split["interval"]) for split in row["splits"])
+        print_result(f"{row['shots']} videos a class: top-1 {row['top1']:.1%} (95% interval by split: {intervals})")
+    for warning in few.warnings:
+        print_result(f"note: {warning}")
+
+
+def _figures(summary: Any) -> str:
+    low, high = summary.interval
+    return (
+        f"top-1 {summary.top1:.1%} (95% interval {low:.1%} to {high:.1%}), top-5 {summary.top5:.1%}, "
+        f"mean class {summary.mean_class:.1%}"
+    )

@@ -26,7 +26,8 @@ def _add_commands() -> None:
     import cli.demo
     import cli.extract
     import cli.head
-    import cli.store  # noqa: F401
+    import cli.store
+    import cli.study  # noqa: F401
 
 
 def _on_signal(number: int, frame: FrameType | None) -> NoReturn:

@@ -6,20 +6,36 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.head.config import HeadConfig
     from pipeline.head.evaluate import evaluate_run, train_head
-    from pipeline.head.models import HeadConfig
+    from pipeline.head.protocols import FewShotResult, ZeroShotResult, few_shot, zero_shot
     from pipeline.head.results import RunResult
     from pipeline.head.train import EpochReport, TrainConfig
 
-__all__ = ["EpochReport", "HeadConfig", "RunResult", "TrainConfig", "evaluate_run", "train_head"]
+__all__ = [
+    "EpochReport",
+    "FewShotResult",
+    "HeadConfig",
+    "RunResult",
+    "TrainConfig",
+    "ZeroShotResult",
+    "evaluate_run",
+    "few_shot",
+    "train_head",
+    "zero_shot",
+]
 
 _HOMES = {
     "EpochReport": "train",
-    "HeadConfig": "models",
+    "FewShotResult": "protocols",
+    "HeadConfig": "config",
     "RunResult": "results",
     "TrainConfig": "train",
+    "ZeroShotResult": "protocols",
     "evaluate_run": "evaluate",
+    "few_shot": "protocols",
     "train_head": "evaluate",
+    "zero_shot": "protocols",
 }
 
 

@@ -1,65 +1,44 @@
-"""What the heads read from a feature store. All access to the store is in this file."""
+"""Inputs of heads, read from a feature store once and kept on the device."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.head.models import HeadConfig
-from pipeline.head.pooling import Pooled, cache_path, pool_view, read_cache, write_cache
-from store.errors import MissingError, StoreError, UsageError
-from store.features import Features, TextSet
-from store.groups import Group
+from pipeline.head.config import HeadConfig
+from pipeline.head.pooling import Kept, Pooled, PooledParts, cache_path, pool_view, read_cache, write_cache
+from pipeline.head.selection import CLIP_ARRAYS, Selection, stored_frames, usable_slots
+from pipeline.head.sides import Flips, flips
+from pipeline.head.skeleton import mirror_keypoints, skeletons
+from store.errors import MissingError, StoreError
+from store.features import Features
 from store.reader import FeatureStore
 
-# Inputs of heads by the stored arrays that they are made of.
-CLIP_ARRAYS = {"frames": "cls", "tokens": "penult", "pooled": "value", "presence": "value", "heatmap": "value"}
-POSE_ARRAYS = {"pose_embedding": "heatmap_clip", "pooled": "keypoints", "presence": "keypoints", "heatmap": "keypoints"}
 POOLED_INPUTS = ("pooled", "presence", "heatmap")
-
-# Official numbers of training and test videos by split.
-OFFICIAL_SPLITS: dict[str, tuple[tuple[int, int], ...]] = {
-    "hmdb51": ((3570, 1530),) * 3,
-    "ucf101": ((9537, 3783), (9586, 3734), (9624, 3696)),
-}
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers."""
-
-    store: str
-    dataset: str
-    clip: str
-    pose: str | None
-    frames: int
-    views: tuple[str, ...]
-    fingerprint: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "views": list(self.views)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Selection:
-        known = {field.name: data[field.name] for field in fields(cls)}
-        return cls(**{**known, "views": tuple(data["views"])})
+PART_INPUTS = ("parts", "part_presence")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a head for N videos, resident on one device: tensors [N, V, T, ...] by the names in ``INPUTS``."""
+    """Inputs of a head for N videos: tensors [N, V, T, ...] by the names in ``config.INPUTS``.
+
+    labels  int64 [N], on the device that computes; the tensors are there too, unless they did not fit
+    frames  T' of the T frames that a head reads; None: all of them
+    flips   how to use mirrored views, where there are some and a class names a side
+    notes   what a reader of the figures has to know
+    """
 
     tensors: Mapping[str, Tensor]
     labels: Tensor
     slots: Tensor
     video_ids: tuple[str, ...]
     sources: tuple[str, ...]
+    frames: int | None = None
+    flips: Flips | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -72,9 +51,46 @@ class Inputs:
     def device(self) -> torch.device:
         return self.labels.device
 
+    @property
+    def stored_frames(self) -> int:
+        """T of the tensors on CLIP's time axis; of skeletons where there is nothing else."""
+        return next(iter(self.tensors.values())).shape[2]
+
+    @property
+    def num_frames(self) -> int:
+        """T'."""
+        return self.frames or self.stored_frames
+
+    def segments(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """T' of the T frames for each of ``count`` videos, int64 [count, T']: the first of each of T' equal segments,
+        or, drawn from ``generator``, a random one of it. None where T' is T."""
+        if self.num_frames == self.stored_frames:
+            return None
+        bounds = torch.arange(self.num_frames + 1) * self.stored_frames // self.num_frames
+        start, length = bounds[:-1].expand(count, -1), bounds.diff()
+        if generator is None:
+            return start
+        return start + (torch.rand(start.shape, generator=generator) * length).long()
+
+    def rows(self, index: Tensor) -> Inputs:
+        """Those of some videos: ``index`` int64 [M]."""
+        picked = index.tolist()
+        return replace(
+            self,
+            tensors={name: tensor[index.to(tensor.device)] for name, tensor in self.tensors.items()},
+            labels=self.labels[index.to(self.device)],
+            slots=self.slots[index],
+            video_ids=tuple(self.video_ids[i] for i in picked),
+            sources=tuple(self.sources[i] for i in picked),
+        )
+
+    def only(self, names: Sequence[str], **others: Tensor) -> Inputs:
+        """Some of the tensors, with those in ``others`` in place of their own."""
+        return replace(self, tensors={name: others[name] if name in others else self.tensors[name] for name in names})
+
 
 class Batches:
-    """Takes batches out of resident inputs, in float32.
+    """Takes batches out of inputs, in float32, on the device of the labels.
 
     On a CPU the token grids are converted row by row into a buffer that is kept: a fresh allocation of this size costs
     more than the copy. A batch is therefore valid until the next one is taken.
@@ -83,162 +99,179 @@ class Batches:
     def __init__(self, inputs: Inputs) -> None:
         self._flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.tensors.items()}
         self._views = inputs.views
+        self._device = inputs.device
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, rows: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Videos ``rows`` [B], each in its view of ``views`` [B]; both int64, on the CPU."""
+    def take(self, rows: Tensor, views: Tensor, frames: Tensor | None = None) -> dict[str, Tensor]:
+        """Videos ``rows`` [B], each in its view of ``views`` [B], at its ``frames`` [B, T'] on CLIP's time axis, None
+        for all of them; all int64, on the CPU."""
         index = rows * self._views + views
-        return {name: self._rows(name, tensor, index) for name, tensor in self._flat.items()}
+        return {
+            name: self._rows(name, tensor, index, None if name == "skeleton" else frames)
+            for name, tensor in self._flat.items()
+        }
 
-    def _rows(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
-        if name != "tokens" or tensor.device.type != "cpu":
-            return tensor.index_select(0, index.to(tensor.device)).float()
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < len(index):
-            buffer = self._buffers[name] = torch.empty(len(index), *tensor.shape[1:])
+    def _rows(self, name: str, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
+        if name == "tokens" and tensor.device.type == self._device.type == "cpu":
+            return self._token_rows(tensor, index, frames)
+        if frames is None:
+            taken = tensor.index_select(0, index.to(tensor.device))
+        else:
+            flat = (index.unsqueeze(1) * tensor.shape[1] + frames).flatten().to(tensor.device)
+            taken = tensor.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
+        return taken.to(self._device).float()
+
+    def _token_rows(self, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
+        shape = tensor.shape[1:] if frames is None else torch.Size((frames.shape[1], *tensor.shape[2:]))
+        buffer = self._buffers.get("tokens")
+        if buffer is None or len(buffer) < len(index) or buffer.shape[1:] != shape:
+            buffer = self._buffers["tokens"] = torch.empty(len(index), *shape)
         for position, row in enumerate(index.tolist()):
-            buffer[position].copy_(tensor[row])
+            buffer[position].copy_(tensor[row] if frames is None else tensor[row, frames[position]])
         return buffer[: len(index)]
 
 
-def open_store(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
-    return store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-
-
-def select(
-    store: FeatureStore, config: HeadConfig, *, frames: int, clip: str | None = None, pose: str | None = None
-) -> Selection:
-    """Which features ``config``'s head reads of a store.
-
-    Raises ``MissingError`` where the store lacks a modality, with the command that adds it, and ``UsageError`` where T'
-    exceeds what is stored.
-    """
-    clip_group = store.group("clip", clip)
-    for name in config.inputs:
-        array = CLIP_ARRAYS.get(name)
-        if array and array not in clip_group.modality.arrays:
-            raise MissingError(
-                f"head {config.head!r} reads {array!r} tokens and {clip_group.modality.id} has none; add them with: "
-                f"vilp-pipe extract --store {store.url} --modality clip --tokens value,penult",
-                kind="missing-modality",
-            )
-    cls = clip_group.modality.arrays["cls"]
-    stored = cls.shape[cls.dims.index("frame")]
-    if not 1 <= frames <= stored:
-        raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that {store.url} holds a video")
-    pose_group = _pose_group(store, config, pose)
-    pose_id = pose_group.modality.id if pose_group else None
-    return Selection(
-        store=store.url,
-        dataset=store.dataset_name,
-        clip=clip_group.modality.id,
-        pose=pose_id,
-        frames=frames,
-        views=tuple(clip_group.modality.record["views"]),
-        fingerprint=store.fingerprint(clip=clip_group.modality.id, pose=pose_id),
-    )
-
-
-def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Group | None:
-    arrays = {POSE_ARRAYS[name] for name in config.inputs if name in POSE_ARRAYS}
-    if not arrays:
-        return None
-    if not any(group.modality.kind == "pose" for group in store.groups.values()):
-        raise MissingError(
-            f"head {config.head!r} reads pose and {store.url} has none; add it with: "
-            f"vilp-pipe extract --store {store.url} --modality pose --pose onnx --det-weights FILE "
-            "--pose-weights FILE, or train --head vcs or attn, which need none",
-            kind="missing-modality",
-        )
-    group = store.group("pose", pose)
-    for array in sorted(arrays - set(group.modality.arrays)):
-        raise MissingError(
-            f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
-            "none; extraction does not make them yet: train --head pvcs or fuse, which read keypoints and tokens",
-            kind="missing-modality",
-        )
-    return group
-
-
 def load_inputs(
-    store: FeatureStore, selection: Selection, config: HeadConfig, *, split: int, subset: str, device: str
+    store: FeatureStore,
+    selection: Selection,
+    config: HeadConfig,
+    *,
+    split: int | None,
+    subset: str | None,
+    device: str,
+    every_frame: bool = False,
 ) -> Inputs:
-    """The whole inputs of a head for one subset of a split, on ``device``.
+    """The inputs of a head for one subset of a split (of all videos where both are None), on ``device``.
+
+    With ``every_frame`` all stored frames are there, of which a head reads T' (``Inputs.frames``). What does not fit
+    into the memory of the device stays outside and is sent batch by batch; ``Inputs.notes`` says so.
 
     Raises ``StoreError`` (``store-corrupt``) with the names of videos that hold NaN or infinity.
     """
-    direct = [name for name in config.inputs if name not in POOLED_INPUTS]
-    arrays = {name: CLIP_ARRAYS.get(name) or POSE_ARRAYS[name] for name in direct}
-    slots = usable_slots(store, selection)
+    derived = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
+    direct = {name: _array(name, config) for name in config.inputs if name not in derived}
+    stored = stored_frames(store.group("clip", selection.clip))
+    count = stored if every_frame else selection.frames
     features = store.load(
         split=split,
         subset=subset,
-        arrays=tuple(arrays.values()),
-        frames=selection.frames,
-        slots=slots,
-        clip=selection.clip,
+        arrays=tuple(direct.values()) or ("keypoints",),
+        frames=count if direct else None,
+        slots=usable_slots(store, selection),
+        clip=selection.clip if direct else None,
         pose=selection.pose,
     )
     if not len(features):
+        where = f"{subset} of split {split}" if split is not None else store.dataset_name
         raise MissingError(
-            f"{subset} of split {split} has no video with features in {store.url}; run vilp-pipe status --store "
-            f"{store.url}"
+            f"{where} has no video with features in {store.url}; run vilp-pipe status --store {store.url}"
         )
-    tensors = {name: features[array] for name, array in arrays.items()}
-    wanted = [name for name in config.inputs if name in POOLED_INPUTS]
-    if wanted:
-        tensors |= _pooled_inputs(store, selection, config.sigma, features, wanted)
+    positions = torch.arange(count) * stored // count
+    tensors = {}
+    for name, array in direct.items():
+        tensor = features[array]
+        # The reader thins out CLIP's own arrays; heatmap images lie on the same time axis in another group.
+        tensors[name] = tensor if tensor.shape[2] == count else tensor[:, :, positions]
+    tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
+    if "skeleton" in config.inputs:
+        tensors["skeleton"] = _skeletons(store, selection, features.slots.tolist())
+    tensors = _wanted_views(store, selection, {name: tensors[name] for name in config.inputs})
     _refuse_non_finite(tensors, features)
+    tensors, notes = _resident(tensors, device)
     return Inputs(
-        tensors={name: tensor.to(device) for name, tensor in tensors.items()},
+        tensors=tensors,
         labels=features.labels.to(device),
         slots=features.slots,
         video_ids=features.video_ids,
         sources=features.sources,
+        frames=selection.frames if every_frame else None,
+        flips=flips(store.class_names, selection.views),
+        notes=notes,
     )
 
 
-def load_text(store: FeatureStore, selection: Selection) -> TextSet:
-    return store.text(clip=selection.clip)
+def _array(name: str, config: HeadConfig) -> str:
+    if name == "tokens":
+        return config.tokens
+    return "heatmap_clip" if name == "pose_embedding" else CLIP_ARRAYS[name]
 
 
-def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
-    """Slots with features in every group that the selection names."""
-    groups = [store.group("clip", selection.clip)]
-    if selection.pose is not None:
-        groups.append(store.group("pose", selection.pose))
-    return store.usable(groups)
+def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors read with all stored views, in the selection's views; the others have those already."""
+    stored = list(store.group("clip", selection.clip).modality.record["views"])
+    if list(selection.views) == stored:
+        return tensors
+    index = [stored.index(view) for view in selection.views if view in stored]
+    made = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
+    return {name: tensor if name in made else tensor[:, index] for name, tensor in tensors.items()}
 
 
-def pooled_view(store: FeatureStore, selection: Selection, sigma: float, view: str) -> Pooled:
-    """Tokens under the persons of all videos in one view, from the cache or pooled now and kept."""
-    key = {"fingerprint": selection.fingerprint, "sigma": sigma, "view": view}
+def pooled_view(store: FeatureStore, selection: Selection, sigma: float, view: str, kept: type[Kept]) -> Kept:
+    """Tokens under the persons (or under their parts) of all videos in one view, from the cache or pooled now."""
+    key = {"fingerprint": selection.fingerprint, "sigma": sigma, "view": view, "kept": kept.__name__}
     path = cache_path(key)
     slots = usable_slots(store, selection)
-    cached = read_cache(path)
+    cached = read_cache(path, kept)
     if cached is not None and cached.slots.tolist() == slots:
         return cached
-    record = store.group("clip", selection.clip).modality.record
     shards = store.iter_shards(
         arrays=("value", "keypoints"), slots=slots, clip=selection.clip, pose=selection.pose, view=view
     )
-    pooled = pool_view(shards, view=view, size=int(record["preprocess"]["size"]), sigma=sigma)
+    pooled = pool_view(shards, kept, view=view, size=view_size(store, selection), sigma=sigma)
     write_cache(path, pooled)
     return pooled
 
 
+def view_size(store: FeatureStore, selection: Selection) -> int:
+    """Side of the model's input in pixels."""
+    return int(store.group("clip", selection.clip).modality.record["preprocess"]["size"])
+
+
 def _pooled_inputs(
-    store: FeatureStore, selection: Selection, sigma: float, features: Features, wanted: Sequence[str]
+    store: FeatureStore, selection: Selection, config: HeadConfig, slots: Tensor, positions: Tensor
 ) -> dict[str, Tensor]:
-    """The wanted fields of ``Pooled`` for the videos of ``features``: [B, V, T', ...]."""
-    views = []
-    for view in selection.views:
-        pooled = pooled_view(store, selection, sigma, view)
-        rows = torch.searchsorted(pooled.slots, features.slots)
-        stored = pooled.presence.shape[1]
-        frames = torch.arange(selection.frames) * stored // selection.frames
-        views.append({name: getattr(pooled, name)[rows][:, frames] for name in wanted})
-    return {name: torch.stack([tensors[name] for tensors in views], dim=1) for name in wanted}
+    """The wanted fields of what is pooled, at some frames of some videos: [B, V, T', ...]."""
+    wanted = [name for name in config.inputs if name in (*POOLED_INPUTS, *PART_INPUTS)]
+    views: list[dict[str, Tensor]] = []
+    for view in selection.views if wanted else ():
+        found: dict[str, Tensor] = {}
+        if not set(wanted).isdisjoint(POOLED_INPUTS):
+            pooled = pooled_view(store, selection, config.sigma, view, Pooled)
+            found |= {name: getattr(pooled, name)[torch.searchsorted(pooled.slots, slots)] for name in POOLED_INPUTS}
+        if not set(wanted).isdisjoint(PART_INPUTS):
+            parts = pooled_view(store, selection, config.sigma, view, PooledParts)
+            found |= {name: getattr(parts, name)[torch.searchsorted(parts.slots, slots)] for name in PART_INPUTS}
+        views.append(found)
+    return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}
+
+
+def _skeletons(store: FeatureStore, selection: Selection, slots: list[int]) -> Tensor:
+    """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``."""
+    parts = []
+    for features in store.iter_shards(arrays=("keypoints",), slots=slots, pose=selection.pose):
+        keypoints, aspect = features["keypoints"], features.sizes[:, 0] / features.sizes[:, 1]
+        views = [mirror_keypoints(keypoints) if view == "flip" else keypoints for view in selection.views]
+        parts.append(torch.stack([skeletons(points, aspect) for points in views], dim=1).half())
+    return torch.cat(parts)
+
+
+def _resident(tensors: dict[str, Tensor], device: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """``tensors`` on the device, or as they are with a note that says so."""
+    try:
+        return {name: _move(tensor, device) for name, tensor in tensors.items()}, ()
+    except torch.OutOfMemoryError:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
+        note = (
+            f"the features ({size:.1f} GiB) do not fit into the memory of {device}: they stay outside and are sent "
+            "batch by batch, which is slower; fewer --frames need less"
+        )
+        return tensors, (note,)
+
+
+def _move(tensor: Tensor, device: str) -> Tensor:
+    return tensor.to(device)
 
 
 def _refuse_non_finite(tensors: Mapping[str, Tensor], features: Features) -> None:
@@ -254,48 +287,3 @@ def _refuse_non_finite(tensors: Mapping[str, Tensor], features: Features) -> Non
                 "vilp-pipe verify --repair",
                 kind="store-corrupt",
             )
-
-
-def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str, dict[str, int]]:
-    """For ``train`` and ``test`` of a split: videos ``expected``, ``used``, ``quarantined`` and ``missing``.
-
-    Missing are those that are not on the disk and those that are not extracted yet. Raises ``StoreError``
-    where a split of an official dataset has more videos than it is defined with.
-    """
-    summary = store.summary(split, clip=selection.clip, pose=selection.pose)
-    official = OFFICIAL_SPLITS.get(store.dataset_name)
-    result = {}
-    for position, subset in enumerate(("train", "test")):
-        counts = summary[subset]
-        expected = official[split - 1][position] if official else counts["planned"]
-        if counts["planned"] > expected:
-            raise StoreError(
-                f"{subset} of {store.dataset_name} split {split} has {counts['planned']} videos in {store.url}; the "
-                f"official split has {expected}",
-                kind="store-mismatch",
-            )
-        missing = expected - counts["usable"] - counts["quarantined"]
-        result[subset] = {
-            "expected": expected,
-            "used": counts["usable"],
-            "quarantined": counts["quarantined"],
-            "missing": missing,
-        }
-    return result
-
-
-def not_on_disk(store: FeatureStore) -> int:
-    """Videos that the dataset's lists name and the plan does not have."""
-    return sum(reason == "missing" for reason in store.plan.missing["reason"].to_pylist())
-
-
-def random_weights(store: FeatureStore, selection: Selection) -> bool:
-    """Whether the CLIP model of the features was never trained."""
-    return "seed" in store.group("clip", selection.clip).modality.record["weights"]
-
-
-def default_run_directory(store: FeatureStore, head: str) -> Path:
-    """The first free one of ``runs/<store>-<head>``, ``runs/<store>-<head>-2``, ..."""
-    name = f"{Path(store.url).name}-{head}"
-    candidates = [Path("runs") / name] + [Path("runs") / f"{name}-{number}" for number in range(2, 10_000)]
-    return next(path for path in candidates if not path.exists())

@@ -3,103 +3,142 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.head import data
 from pipeline.head.checkpoint import load_head, load_predictions, prepare_directory, read_run, write_run
-from pipeline.head.data import Inputs, Selection
-from pipeline.head.models import Head, HeadConfig, HeadSizes
-from pipeline.head.results import Prediction, RunResult, Score, score, summarise
-from pipeline.head.text import text_side
+from pipeline.head.config import HeadConfig
+from pipeline.head.data import Inputs
+from pipeline.head.inner import tune as tune_on
+from pipeline.head.models import Head
+from pipeline.head.record import absent_classes, make_result
+from pipeline.head.results import Prediction, RunResult, score
+from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
+from pipeline.head.text import TextSide, text_side
 from pipeline.head.train import Progress, TrainConfig, fit, new_head, predict, sizes_of
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.reader import FeatureStore
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a head is trained and tested on: a store, the head's settings, the features it reads, its text, a device."""
+
+    store: FeatureStore
+    config: HeadConfig
+    selection: Selection
+    text: TextSide
+    device: str
+
+    def inputs(self, split: int | None, subset: str | None, *, every_frame: bool = False) -> Inputs:
+        return data.load_inputs(
+            self.store,
+            self.selection,
+            self.config,
+            split=split,
+            subset=subset,
+            device=self.device,
+            every_frame=every_frame,
+        )
+
+
+def make_job(
+    store: FeatureStore | str | os.PathLike[str],
+    head: str | HeadConfig,
+    *,
+    frames: int = 8,
+    device: str = "auto",
+    clip: str | None = None,
+    pose: str | None = None,
+    text: str | None = None,
+) -> Job:
+    """Check that a head can be trained on a store; see ``train_head`` for the arguments and what is raised."""
+    opened = open_store(store)
+    config = head if isinstance(head, HeadConfig) else HeadConfig(head=head)
+    where = resolve_device(device)
+    if len(opened.class_names) < 2:
+        raise UsageError(
+            f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
+        )
+    selection = select(opened, config, frames=frames, clip=clip, pose=pose, text=text)
+    return Job(opened, config, selection, text_side(load_text(opened, selection), config.word_mode), where)
+
+
 def train_head(
     store: FeatureStore | str | os.PathLike[str],
     *,
-    head: str = "fuse",
+    head: str | HeadConfig = "fuse",
     split: int | str = 1,
     frames: int = 8,
     seeds: int = 1,
     epochs: int = 30,
     device: str = "auto",
     out: str | os.PathLike[str] | None = None,
-    word_mode: str = "name+eot",
-    tau: float = 0.01,
-    sigma: float = 0.7,
     clip: str | None = None,
     pose: str | None = None,
+    text: str | None = None,
     training: TrainConfig | None = None,
+    tune: bool = False,
     progress: Progress | None = None,
 ) -> RunResult:
     """Train a head on stored features, test it once at the last epoch, and write a run directory.
 
     store      a ``FeatureStore`` or where one is
-    head       ``mean``, ``vcs``, ``vilp``, ``pvcs``, ``attn`` or ``fuse``
+    head       a name (see ``config.HEADS``), or a ``HeadConfig`` with all settings
     split      number of the official split, or ``"all"``
     frames     T' of the stored T frames
     seeds      how many heads a split, with seeds 0, 1, ...
     epochs     0 tests the untrained head, which is zero-shot where the head reads text
     device     ``auto`` takes a GPU if there is one
     out        run directory; None takes the first free ``runs/<store>-<head>``
-    clip, pose id of a group, or its beginning, where the store has several
+    clip, pose, text  id of a group, or its beginning, where the store has several
     training   all other settings of the training
+    tune       choose training settings on an inner validation of each split's training videos, grouped by source
     progress   called after each epoch
 
     Raises ``MissingError`` where the store lacks what the head reads, ``UsageError`` for a value that is not allowed.
     """
-    opened = data.open_store(store)
-    config = HeadConfig(head=head, word_mode=word_mode, tau=tau, sigma=sigma)
     training = replace(training or TrainConfig(), epochs=epochs)
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; allowed: 1 or more")
-    splits = _splits(opened, split)
-    where = resolve_device(device)
-    if len(opened.class_names) < 2:
-        raise UsageError(
-            f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
-        )
-    selection = data.select(opened, config, frames=frames, clip=clip, pose=pose)
-    text = text_side(data.load_text(opened, selection), word_mode)
-    directory = Path(out) if out is not None else data.default_run_directory(opened, head)
+    job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text)
+    check_epochs(job.config, training)
+    splits = chosen_splits(job.store, split)
+    directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
     prepare_directory(directory)
 
     heads: dict[tuple[int, int], Head] = {}
-    seconds: dict[tuple[int, int], tuple[float | None, float, int]] = {}
-    predictions: list[Prediction] = []
-    warnings: list[str] = []
-    sizes: HeadSizes | None = None
+    predictions, scores, warnings, tuning = [], [], [], {}
     for number in splits:
-        train = data.load_inputs(opened, selection, config, split=number, subset="train", device=where)
-        warnings += _untrained_classes(train, opened.class_names, number)
+        train = job.inputs(number, "train", every_frame=training.random_frames or tune)
+        warnings += [*absent_classes(train, job.store.class_names, number, "training"), *train.notes]
+        settings = training
+        if tune and training.epochs:
+            tuned = tune_on(job.config, train, job.text, training)
+            settings, tuning[str(number)] = tuned.chosen, tuned.to_dict()
+        sizes, count, seconds, losses = sizes_of(train, job.text), len(train), [], []
         for seed in range(seeds):
             started = time.perf_counter()
-            module = new_head(config, train, text, seed=seed)
-            loss = fit(module, train, training, split=number, seed=seed, progress=progress)
-            heads[number, seed] = module
-            elapsed = time.perf_counter() - started
-            seconds[number, seed] = (loss if training.epochs else None, elapsed, len(train))
-        sizes = sizes_of(train, text)
+            heads[number, seed] = new_head(job.config, train, job.text, seed=seed)
+            loss = fit(heads[number, seed], train, settings, split=number, seed=seed, progress=progress)
+            losses.append(loss if training.epochs else None)
+            seconds.append(time.perf_counter() - started)
         del train
-        test = data.load_inputs(opened, selection, config, split=number, subset="test", device=where)
-        predictions += [_prediction(heads[number, seed], test, number, seed) for seed in range(seeds)]
-    assert sizes is not None
-    scores = [
-        score(p, train_videos=count, loss=loss, train_seconds=elapsed)
-        for p in predictions
-        for loss, elapsed, count in [seconds[p.split, p.seed]]
-    ]
-    result = _result(opened, config, sizes, training, selection, scores, predictions, warnings, where)
+        test = job.inputs(number, "test")
+        warnings += [*absent_classes(test, job.store.class_names, number, "test"), *test.notes]
+        for seed in range(seeds):
+            found = prediction_of(heads[number, seed], test, number, seed)
+            predictions.append(found)
+            scores.append(score(found, train_videos=count, loss=losses[seed], train_seconds=seconds[seed]))
+    result = make_result(
+        job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
+    )
     return write_run(directory, result, heads, predictions)
 
 
@@ -107,34 +146,40 @@ def evaluate_run(
     run: str | os.PathLike[str] | RunResult,
     store: FeatureStore | str | os.PathLike[str] | None = None,
     *,
+    views: Sequence[str] | None = None,
     device: str = "auto",
     allow_mismatch: bool = False,
 ) -> RunResult:
     """Test the heads of a run again, by default on the store that they were trained from.
 
-    ``reproduced`` of the result says whether the predictions are those of the run to the bit, which holds on the same
-    machine with the same number of threads.
+    ``views`` are the stored views whose logits are averaged, by default those of the run. ``reproduced`` of the result
+    says whether the predictions are those of the run to the bit, which holds on the same machine with the same number
+    of threads; it is None with other views.
 
     Raises ``StoreError`` (``store-mismatch``) where the features are not those that the heads were trained on; with
     ``allow_mismatch`` other numbers of the same shapes and classes are taken.
     """
     recorded = run if isinstance(run, RunResult) else read_run(run)
-    opened = data.open_store(store if store is not None else recorded.selection.store)
-    selection = _matching_selection(recorded, opened, allow_mismatch)
+    opened = open_store(store if store is not None else recorded.selection.store)
+    if opened.class_names != recorded.class_names:
+        raise StoreError(
+            f"the run was trained on {len(recorded.class_names)} classes of {recorded.selection.dataset} and "
+            f"{opened.url} has others, {len(opened.class_names)} of {opened.dataset_name}; evaluate on a store of the "
+            "same classes, or give --zero-shot to take its text stream to the other classes",
+            kind="store-mismatch",
+        )
+    selection = matching_selection(recorded, opened, recorded.config, allow_mismatch, views=views)
     where = resolve_device(device)
-    predictions, scores = [], []
+    predictions, scores, warnings = [], [], [w for w in recorded.warnings if w.startswith("no training video")]
     for number in sorted({s.split for s in recorded.scores}):
         test = data.load_inputs(opened, selection, recorded.config, split=number, subset="test", device=where)
-        _check_sizes(recorded, test, opened)
+        check_sizes(recorded, test, opened)
+        warnings += [*absent_classes(test, opened.class_names, number, "test"), *test.notes]
         for old in (s for s in recorded.scores if s.split == number):
-            head = load_head(recorded, number, old.seed).to(where)
-            prediction = _prediction(head, test, number, old.seed)
-            predictions.append(prediction)
-            scores.append(
-                score(prediction, train_videos=old.train_videos, loss=old.loss, train_seconds=old.train_seconds)
-            )
-    warnings = [w for w in recorded.warnings if w.startswith("no training video")]
-    result = _result(
+            found = prediction_of(load_head(recorded, number, old.seed).to(where), test, number, old.seed)
+            predictions.append(found)
+            scores.append(score(found, train_videos=old.train_videos, loss=old.loss, train_seconds=old.train_seconds))
+    result = make_result(
         opened,
         recorded.config,
         recorded.sizes,
@@ -144,9 +189,22 @@ def evaluate_run(
         predictions,
         warnings,
         where,
+        recorded.tuning,
     )
-    reproduced = _same(load_predictions(recorded), predictions)
+    same_views = selection.views == recorded.selection.views
+    reproduced = _same(load_predictions(recorded), predictions) if same_views else None
     return replace(result, directory=recorded.directory, files=recorded.files, reproduced=reproduced)
+
+
+def check_epochs(config: HeadConfig, training: TrainConfig) -> None:
+    """Raise ``UsageError`` for zero-shot with a head in which no words meet frames."""
+    if training.epochs == 0 and not config.zero_shot:
+        raise UsageError(
+            f"epochs is 0 (zero-shot) and head {config.head!r} compares no frames with words; "
+            "give --epochs 1 or more, or --head vcs"
+        )
+    if training.loss == "in-batch" and not config.reads_text:
+        raise UsageError(f"loss is in-batch, which needs class names, and head {config.head!r} reads none")
 
 
 def resolve_device(device: str) -> str:
@@ -163,7 +221,8 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _splits(store: FeatureStore, split: int | str) -> list[int]:
+def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
+    """The numbers that ``split`` names: one, or those of ``"all"``."""
     if store.num_splits == 0:
         raise MissingError(f"{store.url} has no splits; extract with --splits or a manifest with a split column")
     if split == "all":
@@ -174,86 +233,23 @@ def _splits(store: FeatureStore, split: int | str) -> list[int]:
     return [int(number)]
 
 
-def _prediction(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
+def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
     scores = predict(head, test).numpy()
     return Prediction(split, seed, scores, test.labels.cpu().numpy(), test.slots.numpy(), test.video_ids, test.sources)
 
 
-def _untrained_classes(train: Inputs, class_names: Sequence[str], split: int) -> list[str]:
-    counts = np.bincount(train.labels.cpu().numpy(), minlength=len(class_names))
-    absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
-    if not absent:
-        return []
-    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    return [f"no training video in split {split} for {len(absent)} of {len(class_names)} classes: {shown}"]
-
-
-def _result(
+def matching_selection(
+    run: RunResult,
     store: FeatureStore,
     config: HeadConfig,
-    sizes: HeadSizes,
-    training: TrainConfig,
-    selection: Selection,
-    scores: Sequence[Score],
-    predictions: Sequence[Prediction],
-    warnings: Sequence[str],
-    device: str,
-) -> RunResult:
-    coverage = {str(split): data.coverage(store, selection, split) for split in sorted({p.split for p in predictions})}
-    for prediction in predictions:
-        expected = coverage[str(prediction.split)]["test"]["used"]
-        if len(prediction.labels) != expected:
-            raise StoreError(
-                f"split {prediction.split} was tested on {len(prediction.labels)} videos and {store.url} has "
-                f"{expected} usable ones now; let the extraction finish and train again",
-                kind="store-mismatch",
-            )
-    counts = [subset for by_subset in coverage.values() for subset in by_subset.values()]
-    complete = data.not_on_disk(store) == 0 and all(c["used"] == c["expected"] for c in counts)
-    notes = list(warnings)
-    if not complete:
-        absent = sum(c["missing"] for c in counts)
-        quarantined = sum(c["quarantined"] for c in counts)
-        notes.append(
-            f"incomplete dataset: {absent} videos missing and {quarantined} quarantined in the splits used, "
-            f"{data.not_on_disk(store)} listed videos not on disk; do not compare with published figures"
-        )
-    if data.random_weights(store, selection):
-        notes.append("the CLIP model has random weights: its words mean nothing, so its frame weights do not either")
-    return RunResult(
-        config=config,
-        sizes=sizes,
-        training=training,
-        selection=selection,
-        class_names=store.class_names,
-        scores=tuple(scores),
-        summaries=summarise(predictions),
-        coverage=coverage,
-        complete=complete,
-        warnings=tuple(notes),
-        environment=environment(device),
-    )
-
-
-def environment(device: str) -> Mapping[str, Any]:
-    """What may change the last bits of a result without being a setting of it."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _matching_selection(run: RunResult, store: FeatureStore, allow_mismatch: bool) -> Selection:
-    """What the run's heads read, in ``store``: the same groups, or with ``allow_mismatch`` whatever it has."""
+    allow_mismatch: bool,
+    *,
+    views: Sequence[str] | None = None,
+    other_videos: bool = False,
+) -> Selection:
+    """What ``config`` reads in ``store``, as in the run: the same groups, or with ``allow_mismatch`` whatever it has.
+    With ``other_videos`` the store is one of another dataset, so its numbers differ."""
     wanted = run.selection
-    if store.class_names != run.class_names:
-        raise StoreError(
-            f"the run was trained on {len(run.class_names)} classes of {wanted.dataset} and {store.url} has others, "
-            f"{len(store.class_names)} of {store.dataset_name}; evaluate on a store of the same classes",
-            kind="store-mismatch",
-        )
     clips = [group.modality.id for group in store.groups.values() if group.modality.kind == "clip"]
     if wanted.clip not in clips and not allow_mismatch:
         raise StoreError(
@@ -262,14 +258,16 @@ def _matching_selection(run: RunResult, store: FeatureStore, allow_mismatch: boo
             kind="store-mismatch",
         )
     poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
-    selection = data.select(
+    selection = select(
         store,
-        run.config,
+        config,
         frames=wanted.frames,
         clip=wanted.clip if wanted.clip in clips else None,
         pose=wanted.pose if wanted.pose in poses else None,
+        text=None if other_videos else wanted.text,
+        views=views or (None if other_videos else wanted.views),
     )
-    if selection.fingerprint != wanted.fingerprint and not allow_mismatch:
+    if not other_videos and selection.fingerprint != wanted.fingerprint and not allow_mismatch:
         raise StoreError(
             f"the features in {store.url} have fingerprint {selection.fingerprint[:12]} and the run was trained on "
             f"{wanted.fingerprint[:12]}; train again, or allow the mismatch",
@@ -278,7 +276,7 @@ def _matching_selection(run: RunResult, store: FeatureStore, allow_mismatch: boo
     return selection
 
 
-def _check_sizes(run: RunResult, test: Inputs, store: FeatureStore) -> None:
+def check_sizes(run: RunResult, test: Inputs, store: FeatureStore) -> None:
     """Raise ``UsageError`` where the head cannot read the inputs; possible only where a mismatch is allowed."""
     expected = {"frames": run.sizes.dim, "tokens": run.sizes.width}
     for name, size in expected.items():

@@ -111,11 +111,16 @@ def spot(
     tau: float,
     presence: Tensor | None = None,
     mask: Tensor | None = None,
+    values: Tensor | None = None,
 ) -> Tensor:
-    """Concept spotting: ``logit[b, c] = sum_n a[b, n, c] <tokens[b, n], class_units[c]>``, float32 [B, C].
+    """Concept spotting: ``logit[b, c] = sum_n a[b, n, c] <values[b, n], class_units[c]>``, float32 [B, C].
 
-    ``a`` is ``spot_weights``; the weighted sum of tokens (BIKE's e, [B, C, D]) is never built.
+    ``a`` is ``spot_weights`` of the tokens; ``values`` [B, N, D] are the tokens themselves unless given. The weighted
+    sum of values (BIKE's e, [B, C, D]) is never built.
     """
+    if values is not None:
+        weights = _weights(linear(tokens.float(), bank.units), bank, tau, presence, mask)
+        return (weights * linear(values.float(), class_units)).sum(dim=1)
     # Words and classes in one product: the tokens, which are the large side, are read once.
     cosines = linear(tokens.float(), torch.cat([bank.units, class_units]))
     to_words, to_classes = cosines.split([len(bank.units), len(class_units)], dim=-1)
@@ -189,14 +194,22 @@ def pvcs_joint_logits(
     Returns float32 [B, C].
     """
     _check(frames, words, classes, tau)
+    tokens, weights, mask = joint_tokens(unit(frames), unit(parts), presence, beta, frame_mask)
+    return spot(tokens, word_bank(words, classes, word_mask), unit(classes), tau=tau, presence=weights, mask=mask)
+
+
+def joint_tokens(
+    frame_units: Tensor, part_units: Tensor, presence: Tensor, beta: Tensor | float, frame_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Frames [B, T, D] and parts [B, T, J, D] in one list of tokens, with weights [1 ; beta q] and mask: the arguments
+    that ``spot`` takes for P-VCS on joints. A hidden frame hides its parts."""
     batch, num_frames, num_parts = presence.shape
-    tokens = torch.cat([unit(frames), unit(parts).flatten(1, 2)], dim=1)
+    tokens = torch.cat([frame_units, part_units.flatten(1, 2)], dim=1)
     part_weights = (beta * presence.float()).flatten(1)
     weights = torch.cat([part_weights.new_ones(batch, num_frames), part_weights], dim=1)
-    mask = None
-    if frame_mask is not None:
-        mask = torch.cat([frame_mask, frame_mask.repeat_interleave(num_parts, dim=1)], dim=1)
-    return spot(tokens, word_bank(words, classes, word_mask), unit(classes), tau=tau, presence=weights, mask=mask)
+    if frame_mask is None:
+        return tokens, weights, None
+    return tokens, weights, torch.cat([frame_mask, frame_mask.repeat_interleave(num_parts, dim=1)], dim=1)
 
 
 def frame_mean_logits(frames: Tensor, classes: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,85 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
 from pipeline.head.attention import AttentionPool
-from pipeline.head.functional import WORD_MODES, WordBank, gate, pvcs_tokens, spot, unit
-from pipeline.head.temporal import TemporalTransformer
-from store.errors import UsageError, one_of
+from pipeline.head.config import HeadConfig, HeadSizes
+from pipeline.head.functional import WordBank, gate, joint_tokens, pvcs_tokens, spot, unit
+from pipeline.head.temporal import Blocks, TemporalTransformer
 
-# What each head reads of a batch: frames [B, T, D]; pose_embedding [B, T, D] (of the heatmap image); pooled [B, T, D]
-# and presence [B, T] (tokens under the persons); tokens [B, T, G, G, W]; heatmap [B, T, G, G].
-INPUTS: dict[str, tuple[str, ...]] = {
-    "mean": ("frames",),
-    "vcs": ("frames",),
-    "vilp": ("frames", "pose_embedding"),
-    "pvcs": ("frames", "pooled", "presence"),
-    "attn": ("tokens",),
-    "fuse": ("frames", "pooled", "presence", "tokens", "heatmap"),
-}
-HEADS = tuple(INPUTS)
 MAX_SCALE = 100.0
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """What a head is, apart from the sizes of its inputs.
-
-    head        one of ``HEADS``
-    word_mode   words that spot frames: ``name+eot``, ``name`` or ``all``
-    tau         temperature of the softmax over frames
-    kappa       steepness of the published gate (``vilp``)
-    sigma       standard deviation of a joint's Gaussian, in cells of the token grid
-    bottleneck  width of the adapters
-    pool_heads  heads of the attention pooling (``attn``, ``fuse``)
-    """
-
-    head: str = "fuse"
-    word_mode: str = "name+eot"
-    tau: float = 0.01
-    kappa: float = 1.0
-    sigma: float = 0.7
-    bottleneck: int = 64
-    pool_heads: int = 8
-
-    def __post_init__(self) -> None:
-        one_of("head", self.head, HEADS)
-        one_of("word mode", self.word_mode, WORD_MODES)
-        for name in ("tau", "sigma", "bottleneck", "pool_heads"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; allowed: numbers above 0")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return INPUTS[self.head]
-
-    @property
-    def reads_text(self) -> bool:
-        return self.head != "attn"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> HeadConfig:
-        return cls(**data)
-
-
-@dataclass(frozen=True)
-class HeadSizes:
-    """Sizes of a head's inputs; 0 where it does not read them."""
-
-    classes: int
-    frames: int
-    dim: int = 0
-    words: int = 0
-    width: int = 0
-    grid: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, int]) -> HeadSizes:
-        return cls(**data)
+# Width, attention heads, layers and expansion of the transformer over skeletons.
+POSE_WIDTH, POSE_HEADS, POSE_LAYERS, POSE_EXPANSION = 128, 4, 2, 2
 
 
 class Adapter(nn.Module):
@@ -115,9 +42,9 @@ class Adapter(nn.Module):
 
 
 class Head(nn.Module):
-    """Base of all heads: ``head(batch, frame_mask=..., token_mask=...)`` gives a tuple of logits [B, C].
+    """Base of all heads: ``head(batch, frame_mask=..., token_mask=..., step_mask=...)`` gives a tuple of logits [B, C].
 
-    Masks are bool, True where used: frames [B, T], tokens [B, T, G, G].
+    Masks are bool, True where used: frames [B, T], tokens [B, T, G, G], steps of a skeleton [B, Ts].
     """
 
     def constrain(self) -> None:
@@ -125,7 +52,7 @@ class Head(nn.Module):
 
 
 class TextHead(Head):
-    """What the heads that read words share: frozen text, class offsets, an adapter on the frames, the scale."""
+    """What the heads that spot words share: frozen text, class offsets, an adapter on the frames, the scale."""
 
     words: Tensor
     membership: Tensor
@@ -177,29 +104,78 @@ class SpottingHead(TextHead):
         """Adapted frames, float32 [B, T, D]; not normalised."""
         return self.adapter(unit(batch["frames"]))
 
-    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
-        """What is spotted, float32 [B, T, D]."""
-        return unit(self.frames(batch, frame_mask))
+    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        return self.spotted(unit(self.frames(batch, frame_mask)), mask=frame_mask)
+
+    def spotted(self, tokens: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        """Scaled logits of ``functional.spot`` with this head's text."""
+        bank = WordBank(self.words, self.membership)
+        return (self.log_scale.exp() * spot(tokens, bank, self.class_units(), tau=self.tau, **options),)
+
+
+class TemporalHead(SpottingHead):
+    """VCS whose frames also see each other: ``v + gamma (Tr(v + pos) - v - pos)``, gamma from 0."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__(config, sizes)
+        self.temporal = TemporalTransformer(sizes.dim, layers=1, positions=sizes.frames, expansion=2)
+        self.gamma = nn.Parameter(torch.tensor(0.0))
+
+    def frames(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
+        frames = super().frames(batch, frame_mask)
+        return frames + self.gamma * self.temporal.updates(frames, frame_mask)
+
+
+class GuidedHead(SpottingHead):
+    """VCS on frames that the pose changes, in the weights of the frames, in what is weighted, or in both."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__(config, sizes)
+        self.pose_in = config.pose_in
+
+    def guided(self, frames: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Adapted ``frames`` [B, T, D] with the pose in them."""
+        raise NotImplementedError
 
     def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
-        tokens = self.tokens(batch, frame_mask)
-        bank = WordBank(self.words, self.membership)
-        cosines = spot(tokens, bank, self.class_units(), tau=self.tau, mask=frame_mask)
-        return (self.log_scale.exp() * cosines,)
+        frames = self.frames(batch, frame_mask)
+        guided = self.guided(frames, batch)
+        if self.pose_in == "both":
+            return self.spotted(guided, mask=frame_mask)
+        plain = self.plain(frames)
+        weighing, weighed = (guided, plain) if self.pose_in == "weights" else (plain, guided)
+        return self.spotted(weighing, values=weighed, mask=frame_mask)
+
+    def plain(self, frames: Tensor) -> Tensor:
+        """What ``guided`` gives where the pose says nothing."""
+        return unit(frames)
 
 
-class PublishedPoseHead(SpottingHead):
-    """P-VCS as ViLP publishes it: frames gated by the CLIP embedding of the heatmap image."""
+class PublishedPoseHead(GuidedHead):
+    """P-VCS as ViLP publishes it: frames gated by the CLIP embedding of the heatmap image.
+
+    With ``temporal_layers`` BIKE's temporal transformer comes first, on the frames as they are stored.
+    """
 
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
         super().__init__(config, sizes)
         self.kappa = config.kappa
+        self.temporal = TemporalTransformer(sizes.dim, layers=layers) if (layers := config.temporal_layers) else None
 
-    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
-        return gate(super().tokens(batch, frame_mask), batch["pose_embedding"], self.kappa)
+    def frames(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
+        frames = batch["frames"].float()
+        if self.temporal is not None:
+            frames = self.temporal(frames, frame_mask)
+        return self.adapter(unit(frames))
+
+    def guided(self, frames: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        return gate(unit(frames), batch["pose_embedding"], self.kappa)
+
+    def plain(self, frames: Tensor) -> Tensor:
+        return unit(frames) / 2  # the gate at kappa = 0
 
 
-class TokenPoseHead(SpottingHead):
+class TokenPoseHead(GuidedHead):
     """P-VCS on tokens: frames move towards the tokens under their persons, by a learnt share that starts at 0."""
 
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
@@ -212,22 +188,33 @@ class TokenPoseHead(SpottingHead):
         super().constrain()
         self.alpha.clamp_(0.0, 1.0)
 
-    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
+    def guided(self, frames: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         pooled = self.pooled_adapter(unit(batch["pooled"]))
-        return pvcs_tokens(self.frames(batch, frame_mask), pooled, batch["presence"], self.alpha)
+        return pvcs_tokens(frames, pooled, batch["presence"], self.alpha)
 
 
-class TemporalPoseHead(TokenPoseHead):
-    """P-VCS on tokens whose frames also see each other: ``v + gamma (Tr(v + pos) - v - pos)``, gamma from 0."""
+class TemporalPoseHead(TokenPoseHead, TemporalHead):
+    """P-VCS on tokens with the temporal layer of ``TemporalHead``."""
+
+
+class JointPoseHead(SpottingHead):
+    """P-VCS on joints: frames and body parts compete for the words, parts with a weight beta that starts at 0."""
 
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
         super().__init__(config, sizes)
-        self.temporal = TemporalTransformer(sizes.dim, layers=1, positions=sizes.frames, expansion=2)
-        self.gamma = nn.Parameter(torch.tensor(0.0))
+        self.part_adapter = Adapter(sizes.dim, config.bottleneck)
+        self.beta = nn.Parameter(torch.tensor(0.0))
 
-    def frames(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> Tensor:
-        frames = super().frames(batch, frame_mask)
-        return frames + self.gamma * self.temporal.updates(frames, frame_mask)
+    @torch.no_grad()
+    def constrain(self) -> None:
+        super().constrain()
+        self.beta.clamp_(min=0.0)
+
+    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        frames = unit(self.frames(batch, frame_mask))
+        parts = unit(self.part_adapter(unit(batch["parts"])))
+        tokens, presence, mask = joint_tokens(frames, parts, batch["part_presence"], self.beta, frame_mask)
+        return self.spotted(tokens, presence=presence, mask=mask)
 
 
 class AttentionHead(Head):
@@ -246,6 +233,7 @@ class AttentionHead(Head):
         batch: Mapping[str, Tensor],
         frame_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
+        **_: Any,
     ) -> tuple[Tensor, ...]:
         if frame_mask is not None:
             seen = frame_mask[:, :, None, None].expand(batch["tokens"].shape[:4])
@@ -254,26 +242,69 @@ class AttentionHead(Head):
         return (self.classifier(self.norm(pooled)),)
 
 
-class FuseHead(Head):
-    """The default: P-VCS on tokens plus attention pooling, logits added. Untrained it is zero-shot VCS."""
+class PoseHead(Head):
+    """Keypoints and their motion alone: a light transformer over the steps of each person, the best over the persons.
 
-    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+    ``with_text`` compares with class embeddings instead of learning a classifier's rows; either way it starts at 0.
+    """
+
+    classes: Tensor | None
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes, *, with_text: bool = False) -> None:
         super().__init__()
-        self.text = TemporalPoseHead(config, sizes)
-        self.visual = AttentionHead(config, sizes)
+        self.embed = nn.Linear(sizes.motion, POSE_WIDTH)
+        self.positions = nn.Parameter(torch.randn(sizes.steps, POSE_WIDTH) * 0.02)
+        self.transformer = Blocks(POSE_WIDTH, POSE_HEADS, POSE_EXPANSION, POSE_LAYERS)
+        self.norm = nn.LayerNorm(POSE_WIDTH)
+        self.classifier = nn.Linear(POSE_WIDTH, sizes.dim if with_text else sizes.classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.register_buffer("classes", torch.zeros(sizes.classes, sizes.dim) if with_text else None)
 
-    def forward(
-        self,
-        batch: Mapping[str, Tensor],
-        frame_mask: Tensor | None = None,
-        token_mask: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        (text,) = self.text(batch, frame_mask)
-        (visual,) = self.visual(batch, frame_mask, token_mask)
-        return text + visual, text, visual
+    @torch.no_grad()
+    def set_text(self, bank: WordBank, classes: Tensor, scale: float) -> None:
+        if self.classes is not None:
+            self.classes.copy_(classes)
+
+    def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        skeleton = batch["skeleton"].float().transpose(1, 2)
+        seen = skeleton[..., -1] > 0
+        if step_mask is not None:
+            seen = seen & step_mask.unsqueeze(1)
+        batch_size, persons, steps = seen.shape
+        seen = seen.flatten(0, 1)
+        # A softmax over nothing is not a number: who is never seen attends to the first step and counts for nothing.
+        attended = seen | (~seen.any(dim=1, keepdim=True) & (torch.arange(steps, device=seen.device) == 0))
+        tokens = self.transformer(self.embed(skeleton.flatten(0, 1)) + self.positions, ~attended)
+        shares = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        person = (shares.unsqueeze(1) @ tokens).view(batch_size, persons, -1)
+        anybody = seen.any(dim=1).view(batch_size, persons, 1)
+        best = person.masked_fill(~anybody, float("-inf")).amax(dim=1)
+        best = torch.where(anybody.any(dim=1), best, 0.0)
+        out = self.classifier(self.norm(best))
+        return (out if self.classes is None else out @ self.classes.T,)
+
+
+class SumHead(Head):
+    """Several streams, logits added: late fusion. The logits of each follow, for auxiliary losses."""
+
+    def __init__(self, streams: Mapping[str, Head]) -> None:
+        super().__init__()
+        self.names = tuple(streams)
+        for name, stream in streams.items():
+            self.add_module(name, stream)
+
+    def forward(self, batch: Mapping[str, Tensor], **masks: Tensor | None) -> tuple[Tensor, ...]:
+        logits = [stream(batch, **masks)[0] for stream in self.streams]
+        return (torch.stack(logits).sum(dim=0), *logits)
+
+    @property
+    def streams(self) -> list[Head]:
+        return [self.get_submodule(name) for name in self.names]  # type: ignore[misc]
 
     def constrain(self) -> None:
-        self.text.constrain()
+        for stream in self.streams:
+            stream.constrain()
 
 
 MODULES: dict[str, Callable[[HeadConfig, HeadSizes], Head]] = {
@@ -281,8 +312,9 @@ MODULES: dict[str, Callable[[HeadConfig, HeadSizes], Head]] = {
     "vcs": SpottingHead,
     "vilp": PublishedPoseHead,
     "pvcs": TokenPoseHead,
+    "pvcs-joint": JointPoseHead,
     "attn": AttentionHead,
-    "fuse": FuseHead,
+    "pose": PoseHead,
 }
 
 
@@ -290,12 +322,32 @@ def build_head(config: HeadConfig, sizes: HeadSizes, *, seed: int = 0) -> Head:
     """A fresh head whose random weights come from ``seed`` alone. Its text and statistics are not set yet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODULES[config.head](config, sizes)
+        streams = _streams(config, sizes)
+        return SumHead(streams) if len(streams) > 1 else next(iter(streams.values()))
 
 
-def text_part(head: nn.Module) -> TextHead | None:
-    """The part of a head that reads words, if any."""
-    return next((module for module in head.modules() if isinstance(module, TextHead)), None)
+def _streams(config: HeadConfig, sizes: HeadSizes) -> dict[str, Head]:
+    """The streams of a head by name. The default head is P-VCS on tokens plus attention pooling, or what its
+    modalities leave of them: skeletons stand for the pose where there is no video that it could guide."""
+    streams: dict[str, Head] = {}
+    if config.base == "fuse":
+        modalities = config.modalities.split("+")
+        if "V" in modalities and "T" in modalities:
+            streams["text"] = (TemporalPoseHead if "P" in modalities else TemporalHead)(config, sizes)
+        if "V" in modalities:
+            streams["visual"] = AttentionHead(config, sizes)
+        else:
+            streams["pose"] = PoseHead(config, sizes, with_text="T" in modalities)
+    else:
+        streams[config.base] = MODULES[config.base](config, sizes)
+    if config.late_pose:
+        streams.setdefault("pose", PoseHead(config, sizes))
+    return streams
+
+
+def text_parts(head: nn.Module) -> list[TextHead | PoseHead]:
+    """The parts of a head that take a text set."""
+    return [module for module in head.modules() if isinstance(module, TextHead | PoseHead)]
 
 
 def pool_part(head: nn.Module) -> AttentionPool | None:

@@ -1,4 +1,4 @@
-"""Tokens under the persons, pooled once for each pose estimator, sigma and view, and kept on the disk.
+"""Tokens under the persons, or under each body part, pooled once for each pose estimator, sigma and view, and kept.
 
 ``m = h / sum h`` over the heatmap h of a frame, ``z = sum_g m[g] X[g]``, ``q = max_g h[g]``: nothing is learnt, so 5.4
 GB of tokens (HMDB51, ViT-B/16, 16 frames) become 111 MB once, and training never reads the tokens again.
@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,16 @@ from store.features import Features
 
 # Raised when the numbers of a cached file would come out differently.
 CACHE_VERSION = 1
+
+# COCO joints of each body part. Shoulders and hips hardly move against the trunk: they are its.
+BODY_PARTS: dict[str, tuple[int, ...]] = {
+    "head": (0, 1, 2, 3, 4),
+    "trunk": (5, 6, 11, 12),
+    "left arm": (7, 9),
+    "right arm": (8, 10),
+    "left leg": (13, 15),
+    "right leg": (14, 16),
+}
 
 
 class Pooled(NamedTuple):
@@ -41,18 +51,31 @@ class Pooled(NamedTuple):
     heatmap: Tensor
 
 
+class PooledParts(NamedTuple):
+    """The same under each of the J body parts, without the heatmaps: parts [N, T, J, D], part_presence [N, T, J]."""
+
+    slots: Tensor
+    parts: Tensor
+    part_presence: Tensor
+
+
+Kept = TypeVar("Kept", Pooled, PooledParts)
+
+
 def pool_tokens(tokens: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of ``tokens`` [..., G, G, D] under ``heatmap`` [..., G, G], float32 [..., D], and its peak [...].
 
-    Where the heatmap is zero both are zero.
+    Where the heatmap is zero both are zero. Heatmaps [..., J, G, G] of J body parts give [..., J, D] and [..., J].
     """
     weights, peak = pool_weights(heatmap)
-    pooled = weights.flatten(-2).unsqueeze(-2) @ tokens.float().flatten(-3, -2)
-    return pooled.squeeze(-2), peak
+    rows = weights.flatten(-2)
+    one = heatmap.ndim == tokens.ndim - 1
+    pooled = (rows.unsqueeze(-2) if one else rows) @ tokens.float().flatten(-3, -2)
+    return pooled.squeeze(-2) if one else pooled, peak
 
 
-def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma: float) -> Tensor:
-    """Heatmaps of the CLIP frames on the token grid of a view: float32 [B, T, G, G].
+def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma: float, parts: bool = False) -> Tensor:
+    """Heatmaps of the CLIP frames on the token grid of a view: float32 [B, T, G, G], or of each part [B, T, J, G, G].
 
     Keypoints are kept as fractions of the frame; here they move to fractions of the view, an image of ``size`` pixels.
     """
@@ -62,18 +85,23 @@ def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma:
     moved = keypoints.clone()
     width, height = features.sizes.unbind(dim=-1)
     moved[..., :2] = to_view(keypoints[..., :2], view, width, height, size)
-    return render(moved, grid, sigma=sigma)
+    if not parts:
+        return render(moved, grid, sigma=sigma)
+    return torch.stack([render(moved[..., joints, :], grid, sigma=sigma) for joints in BODY_PARTS.values()], dim=2)
 
 
-def pool_view(shards: Iterable[Features], *, view: str, size: int, sigma: float) -> Pooled:
+def pool_view(shards: Iterable[Features], kept: type[Kept], *, view: str, size: int, sigma: float) -> Kept:
     """Pool the ``value`` tokens of one view, [B, 1, T, G, G, D], shard by shard."""
     parts = []
     for features in shards:
         tokens = features["value"][:, 0]
-        heatmap = view_heatmaps(features, view=view, size=size, grid=tokens.shape[2], sigma=sigma)
+        of_parts = kept is PooledParts
+        grid = tokens.shape[2]
+        heatmap = view_heatmaps(features, view=view, size=size, grid=grid, sigma=sigma, parts=of_parts)
         pooled, presence = pool_tokens(tokens, heatmap)
-        parts.append(Pooled(features.slots, pooled.half(), presence.half(), heatmap.half()))
-    return Pooled(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        rows = (features.slots, pooled.half(), presence.half(), heatmap.half())
+        parts.append(rows[: len(kept._fields)])
+    return kept(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def cache_directory() -> Path:
@@ -86,20 +114,20 @@ def cache_path(key: dict[str, Any]) -> Path:
     return cache_directory() / f"pooled-{digest[:24]}.safetensors"
 
 
-def read_cache(path: Path) -> Pooled | None:
+def read_cache(path: Path, kept: type[Kept]) -> Kept | None:
     """What ``write_cache`` kept, or None where it is absent or not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             digest = (file.metadata() or {}).get("sha256")
-            result = Pooled(**{name: file.get_tensor(name) for name in Pooled._fields})
+            result = kept(**{name: file.get_tensor(name) for name in kept._fields})
     except (OSError, SafetensorError):
         return None
     return result if digest == _digest(result) else None
 
 
-def write_cache(path: Path, pooled: Pooled) -> None:
+def write_cache(path: Path, pooled: Pooled | PooledParts) -> None:
     """Keep ``pooled``, atomically. A cache that cannot be written costs time later, not this run."""
     from safetensors.torch import save_file
 
@@ -118,7 +146,7 @@ def write_cache(path: Path, pooled: Pooled) -> None:
         warnings.warn(f"pooled tokens were not kept in {path.parent}: {error}; set VILP_CACHE", stacklevel=2)
 
 
-def _digest(pooled: Pooled) -> str:
+def _digest(pooled: Pooled | PooledParts) -> str:
     digest = hashlib.sha256()
     for name, tensor in pooled._asdict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

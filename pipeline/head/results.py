@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.head.data import Selection
-from pipeline.head.metrics import clustered_interval, hits, mean_class_accuracy
-from pipeline.head.models import HeadConfig, HeadSizes
+from pipeline.head.config import HeadConfig, HeadSizes
+from pipeline.head.metrics import Resampling, clustered_interval, hits, mean_class_accuracy, percentiles
+from pipeline.head.selection import Selection
 from pipeline.head.train import TrainConfig
+
+TABLE_HEAD = (
+    "| dataset | head | CLIP | pose | frames | top-1 by split | mean | 95% interval | top-5 | mean class | seeds |"
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,13 @@ class SplitSummary:
 class RunResult:
     """A training run, or the evaluation of one.
 
+    interval    (95%) of the mean over the splits, by a bootstrap clustered by source; seeds are drawn as well
     coverage    by split and subset: videos expected, used, quarantined, missing
     complete    whether every official (or listed) video of every split took part
     chance      accuracy of guessing
     warnings    what a reader of the figures has to know
     reproduced  after an evaluation: whether it gave the recorded predictions to the bit
+    tuning      by split: what was tried on the inner validation, and the training settings that it chose
     """
 
     config: HeadConfig
@@ -72,6 +78,7 @@ class RunResult:
     class_names: tuple[str, ...]
     scores: tuple[Score, ...]
     summaries: tuple[SplitSummary, ...]
+    interval: tuple[float, float]
     coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
     complete: bool
     warnings: tuple[str, ...]
@@ -79,6 +86,7 @@ class RunResult:
     files: Mapping[str, str] = field(default_factory=dict)
     directory: Path | None = None
     reproduced: bool | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chance(self) -> float:
@@ -97,6 +105,25 @@ class RunResult:
     def mean_class(self) -> float:
         return float(np.mean([s.mean_class for s in self.summaries]))
 
+    @property
+    def table_line(self) -> str:
+        """The run as a row of a Markdown table: see ``TABLE_HEAD``."""
+        low, high = self.interval
+        cells = [
+            self.selection.dataset + ("" if self.complete else " (incomplete)"),
+            self.config.head + ("" if self.config.modalities == "V+P+T" else f" {self.config.modalities}"),
+            self.selection.clip,
+            self.selection.pose or "",
+            str(self.selection.frames),
+            ", ".join(f"{s.top1:.1%}" for s in self.summaries),
+            f"{self.top1:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{self.top5:.1%}",
+            f"{self.mean_class:.1%}",
+            str(len({s.seed for s in self.scores})),
+        ]
+        return f"| {' | '.join(cells)} |"
+
     def at(self, directory: Path) -> RunResult:
         return replace(self, directory=directory)
 
@@ -109,6 +136,7 @@ class RunResult:
             "top1": self.top1,
             "top5": self.top5,
             "mean_class": self.mean_class,
+            "interval": list(self.interval),
             "chance": self.chance,
             "complete": self.complete,
             "warnings": list(self.warnings),
@@ -124,6 +152,8 @@ class RunResult:
             "files": dict(self.files),
             "directory": None if self.directory is None else str(self.directory),
             "reproduced": self.reproduced,
+            "tuning": dict(self.tuning),
+            "table": [TABLE_HEAD, self.table_line],
         }
 
     @classmethod
@@ -136,6 +166,7 @@ class RunResult:
             class_names=tuple(data["class_names"]),
             scores=tuple(Score(**score) for score in data["scores"]),
             summaries=tuple(SplitSummary(**{**s, "interval": tuple(s["interval"])}) for s in data["splits"]),
+            interval=tuple(data["interval"]),
             coverage=data["coverage"],
             complete=data["complete"],
             warnings=tuple(data["warnings"]),
@@ -143,6 +174,7 @@ class RunResult:
             files=data["files"],
             directory=None if data["directory"] is None else Path(data["directory"]),
             reproduced=data["reproduced"],
+            tuning=data["tuning"],
         )
 
 
@@ -179,3 +211,11 @@ def summarise(predictions: Sequence[Prediction]) -> tuple[SplitSummary, ...]:
             )
         )
     return tuple(summaries)
+
+
+def mean_interval(predictions: Sequence[Prediction]) -> tuple[float, float]:
+    """Interval (95%) of the mean over the splits of top-1, sources and seeds drawn."""
+    splits = sorted({p.split for p in predictions})
+    by_split = [[p for p in predictions if p.split == split] for split in splits]
+    correct = [np.stack([hits(p.scores, p.labels) for p in of_split]) for of_split in by_split]
+    return percentiles(Resampling([of_split[0].sources for of_split in by_split]).means(correct))

@@ -65,8 +65,8 @@ class TemporalTransformer(nn.Module):
         start = self._placed(frames)
         return self.transformer(start, None if mask is None else ~mask) - start
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.transformer(self._placed(frames)) + frames
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.transformer(self._placed(frames), None if mask is None else ~mask) + frames
 
     def _placed(self, frames: Tensor) -> Tensor:
         return frames + self.frame_position_embeddings.weight[: frames.shape[1]]

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.head.config import HeadConfig, HeadSizes
 from pipeline.head.data import Batches, Inputs
-from pipeline.head.models import Head, HeadConfig, HeadSizes, build_head, pool_part, text_part
+from pipeline.head.functional import inbatch_loss
+from pipeline.head.models import Head, build_head, pool_part, text_parts
 from pipeline.head.text import TextSide
-from store.errors import UsageError
+from store.errors import UsageError, one_of
+
+# Cross-entropy over all classes, and the published loss over the classes of a batch.
+LOSSES = ("all-class", "in-batch")
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,12 @@ class TrainConfig:
     weight_decay     of matrices only
     smoothing        of the labels
     auxiliary        weight of the loss of each stream of a head with several
-    frame_dropout    chance that a frame of a training video is hidden; one always stays
+    frame_dropout    chance that a frame (or a step of a skeleton) of a training video is hidden; one always stays
     token_dropout    the same for patch tokens
     ema              decay of the weight average that is tested; it warms up over the first steps
+    loss             one of ``LOSSES``
+    random_frames    a training video shows a random stored frame of each of T' segments, not the first of each
+    interpolation    share of what was learnt in the weights that are tested; the rest is the untrained head's
     """
 
     epochs: int = 30
@@ -44,6 +52,9 @@ class TrainConfig:
     frame_dropout: float = 0.1
     token_dropout: float = 0.1
     ema: float = 0.99
+    loss: str = "all-class"
+    random_frames: bool = False
+    interpolation: float = 1.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -54,6 +65,9 @@ class TrainConfig:
         for name in ("smoothing", "frame_dropout", "token_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed: 0 up to, not including, 1")
+        if not 0 < self.interpolation <= 1:
+            raise UsageError(f"interpolation is {self.interpolation}; allowed: above 0, up to 1")
+        one_of("loss", self.loss, LOSSES)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,27 +95,33 @@ Progress = Callable[[EpochReport], None]
 def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
     """Sizes of the head that reads ``inputs`` [N, V, T, ...] and a text side."""
     shapes = {name: tensor.shape for name, tensor in inputs.tensors.items()}
-    frames = shapes.get("frames")
-    tokens = shapes.get("tokens")
+    tokens, skeleton = shapes.get("tokens"), shapes.get("skeleton")
     return HeadSizes(
         classes=len(text.classes),
-        frames=next(iter(shapes.values()))[2],
-        dim=frames[-1] if frames else 0,
-        words=len(text.bank.units) if frames else 0,
+        frames=inputs.num_frames,
+        dim=text.classes.shape[1],
+        words=len(text.bank.units),
         width=tokens[-1] if tokens else 0,
         grid=tokens[3] if tokens else 0,
+        steps=skeleton[2] if skeleton else 0,
+        motion=skeleton[-1] if skeleton else 0,
     )
 
 
 def new_head(config: HeadConfig, inputs: Inputs, text: TextSide, *, seed: int = 0) -> Head:
     """An untrained head for ``inputs``, zero-shot where it reads text. Statistics of tokens come from ``inputs``."""
     head = build_head(config, sizes_of(inputs, text), seed=seed)
-    reader, pool = text_part(head), pool_part(head)
-    if reader is not None:
-        reader.set_text(text.bank, text.classes, text.scale)
+    set_text(head, text)
+    pool = pool_part(head)
     if pool is not None:
         pool.set_statistics(*channel_statistics(inputs.tensors["tokens"]))
     return head.to(inputs.device)
+
+
+def set_text(head: nn.Module, text: TextSide) -> None:
+    """Give all parts of a head that read words the words and classes of ``text``."""
+    for part in text_parts(head):
+        part.set_text(text.bank, text.classes, text.scale)
 
 
 def channel_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,17 +153,19 @@ def fit(
 ) -> float:
     """Train ``head`` in place and leave the averaged weights of the last epoch in it; returns that epoch's loss.
 
-    The order of videos, their views and all drop-out come from ``seed``: the same seed gives the same weights to the
-    bit on the same machine with the same number of threads.
+    The order of videos, their views and frames and all drop-out come from ``seed``: the same seed gives the same
+    weights to the bit on the same machine with the same number of threads.
     """
     if config.epochs == 0:
         return float("nan")
     generator = torch.Generator().manual_seed(seed)
     parameters: list[Tensor] = list(head.parameters())
-    average = [p.detach().clone() for p in parameters]
+    untrained = [p.detach().clone() for p in parameters]
+    average = [p.clone() for p in untrained]
     optimizer = _optimizer(head, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     batches = Batches(inputs)
+    labels = inputs.labels.cpu()
     steps = math.ceil(len(inputs) / config.batch_size)
     head.train()
     started, step, loss_sum = time.perf_counter(), 0, 0.0
@@ -155,10 +177,14 @@ def fit(
                 for group, base in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = base * rate
                 views = torch.randint(inputs.views, rows.shape, generator=generator)
-                batch = batches.take(rows, views)
+                targets = labels[rows]
+                if inputs.flips is not None:
+                    views, targets = inputs.flips.train(views, targets)
+                frames = inputs.segments(len(rows), generator if config.random_frames else None)
+                batch = batches.take(rows, views, frames)
                 masks = dropout_masks(batch, config, generator, inputs.device)
                 logits = head(batch, **masks)
-                loss = _loss(logits, inputs.labels[rows.to(inputs.device)], config)
+                loss = _loss(logits, targets.to(inputs.device), config)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -178,30 +204,39 @@ def fit(
                 seconds = time.perf_counter() - started
                 progress(EpochReport(split, seed, epoch, config.epochs, loss_sum, seconds))
     with torch.no_grad():
-        torch._foreach_copy_(parameters, average)
+        torch._foreach_lerp_(untrained, average, config.interpolation)
+        torch._foreach_copy_(parameters, untrained)
     return loss_sum
 
 
 def dropout_masks(
     batch: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
-    """Which frames [B, T] and tokens [B, T, G, G] a training step sees; every video keeps a frame, every frame
-    a token."""
+    """Which frames [B, T], tokens [B, T, G, G] and steps of a skeleton [B, Ts] a training step sees; every video keeps
+    a frame and a step, every frame a token."""
     masks = {}
-    shape = next(iter(batch.values())).shape[:2]
-    if config.frame_dropout:
+
+    def kept(shape: torch.Size, rate: float) -> Tensor:
         chances = torch.rand(shape, generator=generator)
-        seen = (chances >= config.frame_dropout) | (chances == chances.amax(dim=1, keepdim=True))
-        masks["frame_mask"] = seen.to(device)
+        return ((chances >= rate) | (chances == chances.amax(dim=-1, keepdim=True))).to(device)
+
+    times = {name: tensor.shape[:2] for name, tensor in batch.items()}
+    steps = times.pop("skeleton", None)
+    if config.frame_dropout and times:
+        masks["frame_mask"] = kept(next(iter(times.values())), config.frame_dropout)
+    if config.frame_dropout and steps:
+        masks["step_mask"] = kept(steps, config.frame_dropout)
     if config.token_dropout and "tokens" in batch:
-        chances = torch.rand(batch["tokens"].shape[:-1], generator=generator).flatten(2)
-        seen = (chances >= config.token_dropout) | (chances == chances.amax(dim=2, keepdim=True))
-        masks["token_mask"] = seen.view(batch["tokens"].shape[:-1]).to(device)
+        shape = batch["tokens"].shape[:-1]
+        masks["token_mask"] = kept(torch.Size((*shape[:2], shape[2:].numel())), config.token_dropout).view(shape)
     return masks
 
 
 def _loss(logits: tuple[Tensor, ...], labels: Tensor, config: TrainConfig) -> Tensor:
-    losses = [cross_entropy(x, labels, label_smoothing=config.smoothing) for x in logits]
+    if config.loss == "in-batch":
+        losses = [inbatch_loss(x[:, labels], labels) for x in logits]
+    else:
+        losses = [cross_entropy(x, labels, label_smoothing=config.smoothing) for x in logits]
     return losses[0] + config.auxiliary * sum(losses[1:], start=torch.zeros_like(losses[0]))
 
 
@@ -235,14 +270,18 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 @torch.no_grad()
 def predict(head: Head, inputs: Inputs, *, batch_size: int = 256) -> Tensor:
-    """Logits float32 [N, C] on the CPU, the mean over the stored views."""
+    """Logits float32 [N, C] on the CPU, the mean over the views."""
     head.eval()
     batches = Batches(inputs)
     logits = []
     with deterministic(inputs.device):
         for rows in torch.arange(len(inputs)).split(batch_size):
-            views = [
-                head(batches.take(rows, torch.full_like(rows, view)))[0].float().cpu() for view in range(inputs.views)
-            ]
-            logits.append(torch.stack(views).mean(dim=0))
+            frames = inputs.segments(len(rows))
+            views = torch.stack(
+                [
+                    head(batches.take(rows, torch.full_like(rows, view), frames))[0].float().cpu()
+                    for view in range(inputs.views)
+                ]
+            )
+            logits.append(views.mean(dim=0) if inputs.flips is None else inputs.flips.mean(views))
     return torch.cat(logits)

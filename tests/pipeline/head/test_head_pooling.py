@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from pipeline.head import pooling
-from pipeline.head.data import load_inputs, pooled_view, select
-from pipeline.head.models import HeadConfig
+from pipeline.head.config import HeadConfig
+from pipeline.head.data import load_inputs, pooled_view
+from pipeline.head.pooling import Pooled
+from pipeline.head.selection import select
 from stages.heatmap import render
 
 CONFIG = HeadConfig(head="fuse", sigma=0.8)
@@ -60,15 +62,15 @@ def test_a_damaged_cache_is_made_again(make_store, monkeypatch, damage):
     calls = count_pooling(monkeypatch)
     store = make_store().open()
     selection = select(store, CONFIG, frames=4)
-    first = pooled_view(store, selection, 0.8, "center")
+    first = pooled_view(store, selection, 0.8, "center", Pooled)
     (path,) = pooling.cache_directory().glob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-9] ^= 1
     path.write_bytes({"flip": data, "truncate": data[:-100], "empty": b""}[damage])
-    second = pooled_view(store, selection, 0.8, "center")
+    second = pooled_view(store, selection, 0.8, "center", Pooled)
     assert len(calls) == 2
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    pooled_view(store, selection, 0.8, "center")
+    pooled_view(store, selection, 0.8, "center", Pooled)
     assert len(calls) == 2
 
 
@@ -77,5 +79,5 @@ def test_a_cache_that_cannot_be_written_is_a_warning(make_store, tmp_path, monke
     monkeypatch.setenv("VILP_CACHE", str(tmp_path / "file" / "below"))
     store = make_store().open()
     with pytest.warns(UserWarning, match="pooled tokens were not kept in .*; set VILP_CACHE"):
-        pooled = pooled_view(store, select(store, CONFIG, frames=4), 0.8, "center")
+        pooled = pooled_view(store, select(store, CONFIG, frames=4), 0.8, "center", Pooled)
     assert np.isfinite(pooled.pooled.numpy()).all()

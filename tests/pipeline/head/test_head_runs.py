@@ -10,12 +10,15 @@ import torch
 from pipeline.head import RunResult, TrainConfig, evaluate_run, train_head
 from pipeline.head import data as head_data
 from pipeline.head.checkpoint import read_run
+from pipeline.head.config import HeadConfig
 from store.errors import MissingError, StoreError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
 
 
-@pytest.mark.parametrize("head", ["mean", "vcs", "pvcs", "attn", "fuse"])
+@pytest.mark.parametrize(
+    "head", ["mean", "vcs", "pvcs", "pvcs-joint", "attn", "pose", "fuse", "vcs+pose", HeadConfig(modalities="P+T")]
+)
 def test_a_run_is_reproduced_to_the_bit(make_store, tmp_path, head):
     made = make_store()
     result = train_head(made.open(), head=head, split="all", seeds=2, out=tmp_path / "run", **FAST)

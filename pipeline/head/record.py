@@ -1,0 +1,109 @@
+"""From predictions to a ``RunResult``: figures, coverage, and every reason to read them with care."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.head import selection as selections
+from pipeline.head.config import HeadConfig, HeadSizes
+from pipeline.head.data import Inputs
+from pipeline.head.plausible import too_good
+from pipeline.head.results import Prediction, RunResult, Score, mean_interval, summarise
+from pipeline.head.selection import Selection
+from pipeline.head.train import TrainConfig
+from store.errors import StoreError
+from store.reader import FeatureStore
+
+RANDOM_WEIGHTS = "the CLIP model has random weights: its words mean nothing, so its frame weights do not either"
+
+
+def make_result(
+    store: FeatureStore,
+    config: HeadConfig,
+    sizes: HeadSizes,
+    training: TrainConfig,
+    selection: Selection,
+    scores: Sequence[Score],
+    predictions: Sequence[Prediction],
+    warnings: Sequence[str],
+    device: str,
+    tuning: Mapping[str, Any],
+) -> RunResult:
+    """The result of testing heads, with its warnings.
+
+    Raises ``StoreError`` (``store-mismatch``) where the number of test videos is not that of the usable ones.
+    """
+    coverage = {
+        str(split): selections.coverage(store, selection, split) for split in sorted({p.split for p in predictions})
+    }
+    for prediction in predictions:
+        expected = coverage[str(prediction.split)]["test"]["used"]
+        if len(prediction.labels) != expected:
+            raise StoreError(
+                f"split {prediction.split} was tested on {len(prediction.labels)} videos and {store.url} has "
+                f"{expected} usable ones now; let the extraction finish and train again",
+                kind="store-mismatch",
+            )
+    summaries = summarise(predictions)
+    record = store.group("clip", selection.clip).modality.record
+    trained = training.epochs > 0
+    complete, notes = completeness(store, coverage)
+    notes = [*warnings, *notes]
+    if selections.random_weights(store, selection):
+        notes.append(RANDOM_WEIGHTS)
+    notes += too_good(store.dataset_name, record, summaries, chance=1 / len(store.class_names), trained=trained)
+    return RunResult(
+        config=config,
+        sizes=sizes,
+        training=training,
+        selection=selection,
+        class_names=store.class_names,
+        scores=tuple(scores),
+        summaries=summaries,
+        interval=mean_interval(predictions),
+        coverage=coverage,
+        complete=complete,
+        warnings=tuple(dict.fromkeys(notes)),
+        environment=environment(device),
+        tuning=tuning,
+    )
+
+
+def completeness(
+    store: FeatureStore, coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
+) -> tuple[bool, list[str]]:
+    """Whether every video of the splits took part, and a line that says what did not."""
+    counts = [subset for by_subset in coverage.values() for subset in by_subset.values()]
+    absent = selections.not_on_disk(store)
+    if absent == 0 and all(c["used"] == c["expected"] for c in counts):
+        return True, []
+    missing, quarantined = (sum(c[name] for c in counts) for name in ("missing", "quarantined"))
+    return False, [
+        f"incomplete dataset: {missing} videos missing and {quarantined} quarantined in the splits used, "
+        f"{absent} listed videos not on disk; do not compare with published figures"
+    ]
+
+
+def absent_classes(inputs: Inputs, class_names: Sequence[str], split: int, subset: str) -> list[str]:
+    """A line about classes of which a subset of a split has no video with features: ``subset`` is training or test."""
+    counts = np.bincount(inputs.labels.cpu().numpy(), minlength=len(class_names))
+    absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    if not absent:
+        return []
+    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return [f"no {subset} video in split {split} for {len(absent)} of {len(class_names)} classes: {shown}"]
+
+
+def environment(device: str) -> Mapping[str, Any]:
+    """What may change the last bits of a result without being a setting of it."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,199 @@
+"""Which features of a store a head reads, whether they are all there, and which of the official videos they cover."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.head.config import HeadConfig
+from store.errors import MissingError, StoreError, UsageError, one_of
+from store.features import TextSet
+from store.groups import Group, find_group
+from store.reader import FeatureStore
+
+# Inputs of heads by the stored arrays that they are made of; what attention pools over is the head's own setting.
+CLIP_ARRAYS = {
+    "frames": "cls",
+    "pooled": "value",
+    "presence": "value",
+    "heatmap": "value",
+    "parts": "value",
+    "part_presence": "value",
+}
+POSE_ARRAYS = {
+    "pose_embedding": "heatmap_clip",
+    "pooled": "keypoints",
+    "presence": "keypoints",
+    "heatmap": "keypoints",
+    "parts": "keypoints",
+    "part_presence": "keypoints",
+    "skeleton": "keypoints",
+}
+
+# Official numbers of training and test videos by split.
+OFFICIAL_SPLITS: dict[str, tuple[tuple[int, int], ...]] = {
+    "hmdb51": ((3570, 1530),) * 3,
+    "ucf101": ((9537, 3783), (9586, 3734), (9624, 3696)),
+}
+# A skeleton can be mirrored whatever the views of CLIP are.
+SKELETON_VIEWS = ("center", "flip")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers."""
+
+    store: str
+    dataset: str
+    clip: str
+    pose: str | None
+    frames: int
+    views: tuple[str, ...]
+    fingerprint: str
+    text: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "views": list(self.views)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Selection:
+        return cls(**{**data, "views": tuple(data["views"])})
+
+
+def open_store(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
+    return store if isinstance(store, FeatureStore) else FeatureStore.open(store)
+
+
+def select(
+    store: FeatureStore,
+    config: HeadConfig,
+    *,
+    frames: int,
+    clip: str | None = None,
+    pose: str | None = None,
+    text: str | None = None,
+    views: Sequence[str] | None = None,
+) -> Selection:
+    """Which features ``config``'s head reads of a store; ``views`` are all that it has unless given.
+
+    Raises ``MissingError`` where the store lacks a modality, with the command that adds it, and ``UsageError`` where T'
+    exceeds what is stored or a view is not stored.
+    """
+    clip_group = store.group("clip", clip)
+    for name in config.inputs:
+        array = config.tokens if name == "tokens" else CLIP_ARRAYS.get(name)
+        if array and array not in clip_group.modality.arrays:
+            raise MissingError(
+                f"head {config.head!r} reads {array!r} tokens and {clip_group.modality.id} has none; add them with: "
+                f"vilp-pipe extract --store {store.url} --modality clip --tokens value,penult",
+                kind="missing-modality",
+            )
+    stored = stored_frames(clip_group)
+    if not 1 <= frames <= stored:
+        raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that {store.url} holds a video")
+    there = SKELETON_VIEWS if config.inputs == ("skeleton",) else tuple(clip_group.modality.record["views"])
+    for view in views or ():
+        one_of("views", view, there)
+    pose_group = _pose_group(store, config, pose)
+    pose_id = pose_group.modality.id if pose_group else None
+    texts = find_group(store.groups, "text", text, parent=clip_group.path) if text is not None else None
+    return Selection(
+        store=store.url,
+        dataset=store.dataset_name,
+        clip=clip_group.modality.id,
+        pose=pose_id,
+        frames=frames,
+        views=tuple(views or there),
+        fingerprint=store.fingerprint(clip=clip_group.modality.id, pose=pose_id),
+        text=texts.modality.id if texts else None,
+    )
+
+
+def stored_frames(clip_group: Group) -> int:
+    """T, the frames a video that a CLIP group holds."""
+    cls = clip_group.modality.arrays["cls"]
+    return cls.shape[cls.dims.index("frame")]
+
+
+def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Group | None:
+    arrays = {POSE_ARRAYS[name] for name in config.inputs if name in POSE_ARRAYS}
+    if not arrays:
+        return None
+    if not any(group.modality.kind == "pose" for group in store.groups.values()):
+        raise MissingError(
+            f"head {config.head!r} reads pose and {store.url} has none; add it with: "
+            f"vilp-pipe extract --store {store.url} --modality pose --pose onnx --det-weights FILE "
+            "--pose-weights FILE, or train --head vcs or attn, which need none",
+            kind="missing-modality",
+        )
+    group = store.group("pose", pose)
+    for array in sorted(arrays - set(group.modality.arrays)):
+        raise MissingError(
+            f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
+            f"none; add them with: vilp-pipe extract --store {store.url} --modality {array}; or train --head pvcs or "
+            "fuse, which read keypoints and tokens",
+            kind="missing-modality",
+        )
+    return group
+
+
+def load_text(store: FeatureStore, selection: Selection) -> TextSet:
+    return store.text(clip=selection.clip, text=selection.text)
+
+
+def selected_groups(store: FeatureStore, selection: Selection) -> list[Group]:
+    groups = [store.group("clip", selection.clip)]
+    return groups if selection.pose is None else [*groups, store.group("pose", selection.pose)]
+
+
+def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
+    """Slots with features in every group that the selection names."""
+    return store.usable(selected_groups(store, selection))
+
+
+def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str, dict[str, int]]:
+    """For ``train`` and ``test`` of a split: videos ``expected``, ``used``, ``quarantined`` and ``missing``.
+
+    Missing are those that are not on the disk and those that are not extracted yet. Raises ``StoreError``
+    where a split of an official dataset has more videos than it is defined with.
+    """
+    summary = store.summary(split, clip=selection.clip, pose=selection.pose)
+    official = OFFICIAL_SPLITS.get(store.dataset_name)
+    result = {}
+    for position, subset in enumerate(("train", "test")):
+        counts = summary[subset]
+        expected = official[split - 1][position] if official else counts["planned"]
+        if counts["planned"] > expected:
+            raise StoreError(
+                f"{subset} of {store.dataset_name} split {split} has {counts['planned']} videos in {store.url}; the "
+                f"official split has {expected}",
+                kind="store-mismatch",
+            )
+        missing = expected - counts["usable"] - counts["quarantined"]
+        result[subset] = {
+            "expected": expected,
+            "used": counts["usable"],
+            "quarantined": counts["quarantined"],
+            "missing": missing,
+        }
+    return result
+
+
+def not_on_disk(store: FeatureStore) -> int:
+    """Videos that the dataset's lists name and the plan does not have."""
+    return sum(reason == "missing" for reason in store.plan.missing["reason"].to_pylist())
+
+
+def random_weights(store: FeatureStore, selection: Selection) -> bool:
+    """Whether the CLIP model of the features was never trained."""
+    return "seed" in store.group("clip", selection.clip).modality.record["weights"]
+
+
+def default_run_directory(store: FeatureStore, head: str) -> Path:
+    """The first free one of ``runs/<store>-<head>``, ``runs/<store>-<head>-2``, ..."""
+    name = f"{Path(store.url).name}-{head}"
+    candidates = [Path("runs") / name] + [Path("runs") / f"{name}-{number}" for number in range(2, 10_000)]
+    return next(path for path in candidates if not path.exists())

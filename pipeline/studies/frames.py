@@ -1,0 +1,142 @@
+"""How many frames does each head need?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.head.config import HeadConfig
+from pipeline.head.selection import stored_frames
+from pipeline.studies import STUDIES
+from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
+from pipeline.studies.measures import class_means, class_medians, measure, terciles
+from pipeline.studies.report import Cell, Report, gain_cells, percent
+from pipeline.studies.verdict import Gain, gain, gain_on, spearman_interval, top1
+from store.errors import UsageError
+
+THIRDS = ("least motion", "medium motion", "most motion")
+
+
+def study_frames(config: StudyConfig, told: Told) -> Report:
+    """Train each head with T' = 1, 2, 4, ... frames up to all that are stored.
+
+    The motion of a class is the median over its training videos of how far a joint moves between stored pose frames,
+    in units of the person's size.
+    """
+    has_pose = any(
+        group.modality.kind == "pose" for group in config.job(HeadConfig(head="mean"), frames=1).store.groups.values()
+    )
+    heads = [HeadConfig(head="mean"), HeadConfig(head="vcs"), *([config.head] if has_pose else [])]
+    job = config.job(heads[-1], frames=1)
+    stored = stored_frames(job.store.group("clip", job.selection.clip))
+    if stored < 2:
+        raise UsageError(f"{job.store.url} holds one frame a video, and this study compares numbers of frames")
+    counts = [*(2**i for i in range(stored.bit_length()) if 2**i < stored), stored]
+    splits = config.splits(job)
+    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    labels, sources, motions = [], [], []
+    for split in splits:
+        for head in heads:
+            for frames in counts:
+                of_count = config.job(head, frames=frames)
+                train, test = of_count.inputs(split, "train"), of_count.inputs(split, "test")
+                result = outcomes(head, of_count.text, train, test, config.training, config.seeds, split)
+                found.setdefault((head.head, frames), []).append(result)
+                told(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
+        labels.append(test.labels.cpu().numpy())
+        sources.append(test.sources)
+        if has_pose:
+            moving = measure(job.store, job.selection, train.slots.tolist()).motion
+            motions.append(class_medians(moving, train.labels.cpu().numpy(), len(job.store.class_names)))
+    gains = {head.head: gain(found[head.head, stored], found[head.head, 1], sources) for head in heads}
+    main = heads[-1].head
+    rows: list[tuple[Cell, ...]] = []
+    for head in heads:
+        cells = [percent(top1(found[head.head, frames])) for frames in counts]
+        rows.append((head.head, *cells, *gain_cells(gains[head.head])))
+    sentences = [f"{main} with all {stored} frames instead of one: {gains[main]}."]
+    details: dict[str, Any] = {
+        "gains": {name: g.to_dict() for name, g in gains.items()},
+        "top1": {f"{name}, {frames} frames": as_dict(result) for (name, frames), result in found.items()},
+    }
+    by_motion: dict[str, Gain] = {}
+    if has_pose:
+        motion, by_class, by_motion = _motion(found, main, stored, motions, labels, sources)
+        trend = spearman_interval(motion, by_class)
+        details |= {"spearman": asdict(trend), "by motion": {name: g.to_dict() for name, g in by_motion.items()}}
+        for name, of_third in by_motion.items():
+            blank = [""] * len(counts)
+            rows.append((f"{main}, classes with {name}", *blank, *gain_cells(of_third)))
+        sentences.append(trend.sentence("a class's motion", "class"))
+    return Report(
+        study="frames",
+        question=STUDIES["frames"],
+        verdict=gains[main].verdict,
+        sentences=tuple(sentences),
+        columns=(
+            "head",
+            *(f"T' = {frames}" for frames in counts),
+            f"gain of {stored} over 1, points",
+            "95% interval",
+            "verdict",
+        ),
+        rows=tuple(rows),
+        details=details,
+        settings=settings_of(config, job, frames=counts),
+        warnings=warnings_of(job, splits),
+        draw=_curves({h.head: [top1(found[h.head, n]) for n in counts] for h in heads}, counts, by_motion, main),
+    )
+
+
+def _motion(
+    found: Mapping[tuple[str, int], list[np.ndarray]],
+    head: str,
+    stored: int,
+    motions: list[np.ndarray],
+    labels: list[np.ndarray],
+    sources: list[tuple[str, ...]],
+) -> tuple[np.ndarray, np.ndarray, dict[str, Gain]]:
+    """Motion and gain of the classes that have both, and the gain in each third of the classes by motion."""
+    many, one = found[head, stored], found[head, 1]
+    motion = np.nanmean(np.stack(motions), axis=0)
+    differences = np.concatenate([a.mean(axis=0) - b.mean(axis=0) for a, b in zip(many, one, strict=True)])
+    by_class = class_means(differences, np.concatenate(labels), len(motion))
+    known = np.isfinite(motion) & np.isfinite(by_class)
+    third = terciles(np.where(known, motion, np.nan))
+    gains = {}
+    for number, name in enumerate(THIRDS):
+        of_third = gain_on(many, one, sources, [third[of_split] == number for of_split in labels])
+        if of_third is not None:
+            gains[name] = of_third
+    return motion[known], by_class[known], gains
+
+
+def _curves(
+    curves: Mapping[str, list[float]], counts: list[int], by_motion: Mapping[str, Gain], main: str
+) -> Callable[[Any], None]:
+    def draw(figure: Any) -> None:
+        figure.set_size_inches(10 if by_motion else 6, 4)
+        left, *right = figure.subplots(1, 2 if by_motion else 1, squeeze=False)[0]
+        for (name, values), marker in zip(curves.items(), "osD^v", strict=False):
+            left.plot(counts, [100 * value for value in values], f"{marker}-", label=name)
+        left.set_xscale("log", base=2)
+        left.set_xticks(counts, [str(count) for count in counts])
+        left.set_xlabel("frames a video, T'")
+        left.set_ylabel("top-1, %")
+        left.legend()
+        left.grid(color="0.9")
+        for axis in right:
+            middle = [100 * g.gain for g in by_motion.values()]
+            below = [100 * (g.gain - g.low) for g in by_motion.values()]
+            above = [100 * (g.high - g.gain) for g in by_motion.values()]
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.errorbar(range(len(by_motion)), middle, yerr=[below, above], fmt="o", capsize=4)
+            axis.set_xticks(range(len(by_motion)), list(by_motion))
+            axis.set_xlim(-0.5, len(by_motion) - 0.5)
+            axis.set_xlabel("thirds of the classes by keypoint velocity")
+            axis.set_ylabel(f"{main}: gain of {counts[-1]} frames over 1, points")
+
+    return draw

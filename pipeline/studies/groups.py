@@ -1,0 +1,82 @@
+"""Does pose help with every image encoder (``backbone``), or with every pose estimator (``estimators``), of a store?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.head.selection import open_store
+from pipeline.studies import STUDIES
+from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
+from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
+from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
+from store.errors import MissingError
+
+
+def study_backbone(config: StudyConfig, told: Told) -> Report:
+    return _study("backbone", "clip", "image encoder", config, told)
+
+
+def study_estimators(config: StudyConfig, told: Told) -> Report:
+    return _study("estimators", "pose", "pose estimator", config, told)
+
+
+def _study(name: str, kind: str, what: str, config: StudyConfig, told: Told) -> Report:
+    """The gain of the head over itself without pose, with each group of a kind in turn."""
+    off = without_pose(config.head)
+    ids = _groups(config, kind, what)
+    rows: list[tuple[Cell, ...]] = []
+    gains: dict[str, Gain] = {}
+    details: dict[str, Any] = {}
+    for group in ids:
+        job = config.job(config.head, **{kind: group})
+        splits = config.splits(job)
+        real: list[np.ndarray] = []
+        plain: list[np.ndarray] = []
+        sources = []
+        for split in splits:
+            train, test = job.inputs(split, "train"), job.inputs(split, "test")
+            for head, results in ((config.head, real), (off, plain)):
+                results.append(outcomes(head, job.text, train, test, config.training, config.seeds, split))
+            sources.append(test.sources)
+            told(f"{group}, split {split}: {plain[-1].mean():.1%} without pose, {real[-1].mean():.1%} with it")
+        gains[group] = gain(real, plain, sources)
+        details[group] = {"with pose": as_dict(real), "without": as_dict(plain), **gains[group].to_dict()}
+        rows.append((group, percent(top1(plain)), percent(top1(real)), *gain_cells(gains[group])))
+    verdict = common_verdict(list(gains.values()))
+    each = ", ".join(f"{group}: {found}" for group, found in gains.items())
+    return Report(
+        study=name,
+        question=STUDIES[name],
+        verdict=verdict,
+        sentences=(f"With {len(ids)} {what}s: {each}.", CAVEAT),
+        columns=(what, "without pose", "with pose", "gain, points", "95% interval", "verdict"),
+        rows=tuple(rows),
+        details=details,
+        settings=settings_of(config, job, groups=ids),
+        warnings=warnings_of(job, splits),
+        draw=draw_gains(
+            gains, f"{config.head.head}: gain of pose by {what} (verdict: {verdict})", "gain in top-1, points"
+        ),
+    )
+
+
+def common_verdict(gains: Sequence[Gain]) -> str:
+    """What holds for all of several gains."""
+    verdicts = {found.verdict for found in gains}
+    return verdicts.pop() if verdicts in ({HELPS}, {EQUIVALENT}) else INCONCLUSIVE
+
+
+def _groups(config: StudyConfig, kind: str, what: str) -> list[str]:
+    store = open_store(config.store)
+    ids = [group.modality.id for group in store.groups.values() if group.modality.kind == kind]
+    if len(ids) < 2:
+        flag = "--clip MODEL" if kind == "clip" else "--pose BACKEND"
+        raise MissingError(
+            f"{store.url} has {len(ids)} {what}s and this study compares several; add one with: vilp-pipe extract "
+            f"--store {store.url} --modality {kind} {flag}",
+            kind="missing-modality",
+        )
+    return ids

@@ -1,0 +1,89 @@
+"""Does pose help on a dataset that the head was not trained on?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.head.data import load_inputs
+from pipeline.head.metrics import hits
+from pipeline.head.protocols import retarget
+from pipeline.head.selection import load_text, open_store, select
+from pipeline.head.text import text_side
+from pipeline.head.train import fit, new_head, predict
+from pipeline.studies import STUDIES
+from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
+from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
+from pipeline.studies.verdict import gain, top1
+from store.errors import StoreError, UsageError
+
+
+def study_transfer(config: StudyConfig, told: Told) -> Report:
+    """Train on one dataset, take the text stream to the classes of another, and test on all its videos."""
+    if config.to is None:
+        raise UsageError("to is not given; name the store of another dataset with --to")
+    off = without_pose(config.head)
+    if not config.head.zero_shot:
+        raise UsageError(f"head is {config.head.head!r}, which cannot go to other classes; give --head pvcs or fuse")
+    job, target = config.job(config.head), open_store(config.to)
+    if target.class_names == job.store.class_names:
+        raise UsageError(
+            f"to is {target.url}, which has the classes of {job.store.url}; name a store of another dataset"
+        )
+    clips = [group.modality.id for group in target.groups.values() if group.modality.kind == "clip"]
+    if job.selection.clip not in clips:
+        raise StoreError(
+            f"{job.store.url} has features of {job.selection.clip} and {target.url} has {', '.join(clips) or 'none'}; "
+            "extract both with the same CLIP model and settings",
+            kind="store-mismatch",
+        )
+    stream = config.head.text_stream
+    selection = select(target, stream, frames=config.frames, clip=job.selection.clip, pose=config.pose)
+    text = text_side(load_text(target, selection), config.head.word_mode)
+    test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
+    labels = test.labels.cpu().numpy()
+    split = config.splits(job)[0]
+    train = job.inputs(split, "train")
+    told(
+        f"training on {len(train)} videos of {job.store.dataset_name}, testing on {len(test)} of {target.dataset_name}"
+    )
+    plain = new_head(off.text_stream, test.only(off.text_stream.inputs), text)
+    untrained = np.stack([hits(predict(plain, test.only(off.text_stream.inputs)).numpy(), labels)] * config.seeds)
+    results = {"untrained, video + text": [untrained]}
+    for name, head in (("video + text", off), ("video + pose + text", config.head)):
+        found = []
+        for seed in range(config.seeds):
+            inputs = train.only(head.inputs)
+            trained = new_head(head, inputs, job.text, seed=seed)
+            fit(trained, inputs, config.training, split=split, seed=seed)
+            moved = retarget(trained, text).to(job.device)
+            found.append(hits(predict(moved, test.only(head.text_stream.inputs)).numpy(), labels))
+        results[name] = [np.stack(found)]
+        told(f"{name}: top-1 {results[name][0].mean():.1%} on {target.dataset_name}")
+    real = results["video + pose + text"]
+    gains = {name: gain(real, other, [test.sources]) for name, other in results.items() if other is not real}
+    plain_gain = gains["video + text"]
+    rows: list[tuple[Cell, ...]] = [("video + pose + text", percent(top1(real)), "", "", "")]
+    rows += [(name, percent(top1(results[name])), *gain_cells(found_gain)) for name, found_gain in gains.items()]
+    return Report(
+        study="transfer",
+        question=STUDIES["transfer"],
+        verdict=plain_gain.verdict,
+        sentences=(
+            f"Trained on {job.store.dataset_name}, tested on {target.dataset_name} without training there: pose gives "
+            f"{plain_gain}.",
+            CAVEAT,
+        ),
+        columns=("head", f"top-1 on {target.dataset_name}", "gain of pose, points", "95% interval", "verdict"),
+        rows=tuple(rows),
+        details={
+            "gains": {name: g.to_dict() for name, g in gains.items()},
+            "top1": {name: as_dict(result) for name, result in results.items()},
+        },
+        settings=settings_of(config, job, target=selection.to_dict()),
+        warnings=warnings_of(job, [split]),
+        draw=draw_gains(
+            gains,
+            f"{config.head.head}, {job.store.dataset_name} to {target.dataset_name} (verdict: {plain_gain.verdict})",
+            "gain of pose in top-1, points",
+        ),
+    )

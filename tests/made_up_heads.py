@@ -1,0 +1,219 @@
+"""Made-up features: as resident inputs with a known truth, and as a small store on the disk."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.head.data import Inputs
+from pipeline.head.functional import unit, word_bank
+from pipeline.head.text import TextSide
+from store.commits import CommitRow
+from store.features import END, NAME, PAD, START, TEMPLATE
+from store.lease import Part, hold
+from store.objects import LocalObjects
+from store.plan import MISSING_SCHEMA, Plan, videos_schema
+from store.reader import FeatureStore
+from store.schema import ArraySpec, Modality
+from store.writer import add_modality, create_store, write_shard, write_text_set
+
+torch.set_num_threads(1)
+
+SHARD_LEN, FRAMES, POSE_FRAMES, GRID, DIM, WIDTH, POSITIONS = 16, 4, 8, 3, 16, 24, 7
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
+
+
+class World:
+    """Classes of which class, words and frames point the same way, and inputs that are drawn from them."""
+
+    def __init__(self, classes=20, dim=128, seed=0):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.classes = unit(self.noise(classes, dim))
+        words = unit(self.classes[:, None] + 0.5 * unit(self.noise(classes, 3, dim)))
+        self.text = TextSide(word_bank(words, self.classes), self.classes, 50.0)
+
+    def noise(self, *shape):
+        return torch.randn(shape, generator=self.generator)
+
+    def labels(self, videos):
+        return torch.arange(videos) % len(self.classes)
+
+    def directions(self, labels, *shape, noise):
+        """Frames or tokens [N, *shape, D] that mean their label."""
+        means = self.classes[labels].view(len(labels), *[1] * len(shape), -1)
+        return unit(means + noise * unit(self.noise(len(labels), *shape, means.shape[-1])))
+
+    def inputs(self, labels, **tensors):
+        return Inputs(
+            tensors={name: tensor.unsqueeze(1).half() for name, tensor in tensors.items()},
+            labels=labels,
+            slots=torch.arange(len(labels)),
+            video_ids=tuple(f"video{i}" for i in range(len(labels))),
+            sources=tuple(f"source{i // 3}" for i in range(len(labels))),
+        )
+
+    def strong_frame(self, videos, frames=8):
+        """One frame of each video means its class; the others mean nothing, and are many."""
+        labels = self.labels(videos)
+        values = unit(self.noise(videos, frames, self.classes.shape[1]))
+        place = torch.randint(frames, (videos,), generator=self.generator)
+        values[torch.arange(videos), place] = self.directions(labels, noise=1.8)
+        return self.inputs(labels, frames=values)
+
+    def persons_and_background(self, videos, frames=4):
+        """Tokens under persons mean the class, those around them another one; the frame embedding is between."""
+        labels = self.labels(videos)
+        other = (labels + torch.randint(1, len(self.classes), (videos,), generator=self.generator)) % len(self.classes)
+        persons = self.directions(labels, frames, noise=0.7)
+        background = self.directions(other, frames, noise=0.7)
+        return self.inputs(
+            labels,
+            frames=unit(persons + 1.1 * background),
+            pooled=persons,
+            presence=torch.full((videos, frames), 0.9),
+        )
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def make_world():
+    return World
+
+
+class MadeUpStore:
+    """A store of 60 videos of 4 classes (eight videos a source), 2 splits, with CLIP tokens, text and pose."""
+
+    def __init__(
+        self,
+        root,
+        *,
+        seed=0,
+        dataset="made-up",
+        tokens=("value", "penult"),
+        pose=True,
+        heatmap_clip=False,
+        train_classes=4,
+        videos=60,
+        sources=8,
+        views=("center",),
+        noise=1.0,
+        class_names=("archery", "brush hair", "climb", "dive"),
+        order=(0, 1, 2, 3),
+        quarantined_class=None,
+    ):
+        self.root, self.rng, self.train_classes = root, np.random.default_rng(seed), train_classes
+        self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
+        self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
+        self.heatmap_clip = heatmap_clip
+        self.labels = np.arange(self.videos) % 4
+        self.objects = LocalObjects(root)
+        self.plan = create_store(self.objects, self._plan(dataset))
+        self.clip = self._clip(tokens)
+        self.pose = self._pose() if pose else None
+        with hold(self.objects, Part()) as lease:
+            self._write(lease.guard(self.objects))
+
+    def open(self):
+        return FeatureStore.open(self.root)
+
+    def _plan(self, dataset):
+        rows = []
+        for slot, label in enumerate(self.labels):
+            row = {"slot": slot, "video_id": f"v{slot}", "path": f"v{slot}.mp4", "label": int(label), "bytes": 1}
+            row |= {"class_name": self.class_names[label], "source": f"s{slot // self.sources}", "mtime_ns": 0}
+            for split in (1, 2):
+                train = (slot // 8 + split) % 3 != 0 and label < self.train_classes
+                if self.videos < 16:
+                    train = slot < 4
+                row[f"split{split}"] = "train" if train else "test"
+            rows.append({"start": None, "end": None, **row})
+        videos = pa.Table.from_pylist(rows, schema=videos_schema(2))
+        missing = MISSING_SCHEMA.empty_table()
+        return Plan(dataset, self.class_names, 2, SHARD_LEN, videos, missing)
+
+    def _clip(self, tokens):
+        views = len(self.views)
+        arrays = {"cls": ArraySpec((views, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
+        for name, width in (("value", DIM), ("penult", WIDTH)):
+            if name in tokens:
+                dims = ("view", "frame", "row", "column", "dim")
+                arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
+        weights = {"seed": int(self.rng.integers(1000))}
+        record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
+        return Modality("clip", "tiny", record, arrays)
+
+    def _pose(self):
+        arrays = {
+            "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
+            "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
+        }
+        if self.heatmap_clip:
+            dims = ("view", "frame", "dim")
+            arrays["heatmap_clip"] = ArraySpec((len(self.views), FRAMES, DIM), "float16", dims)
+        return Modality("pose", "made-up", {}, arrays)
+
+    def _write(self, objects):
+        # A class means the same whatever number it has: ``order`` says which meaning each has.
+        classes = self.rng.normal(size=(4, DIM))[self.order]
+        self._text(objects, classes)
+        for modality, make in ((self.clip, self._clip_rows), (self.pose, self._pose_rows)):
+            if modality is None:
+                continue
+            add_modality(self.objects, self.plan, modality, {}, {})
+            for shard in range(self.plan.num_shards):
+                slots = self.plan.slots_of(shard)
+                lost = self.labels[slots] == self.quarantined_class
+                rows = [
+                    CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
+                    for slot, gone in zip(slots, lost, strict=True)
+                ]
+                arrays = make(classes[self.labels[slots]])
+                for array in arrays.values():
+                    array[lost] = np.nan
+                write_shard(objects, modality, shard, SHARD_LEN, arrays, rows)
+
+    def _text(self, objects, classes):
+        kinds = np.tile([START, TEMPLATE, NAME, END, PAD, PAD, PAD], (1, 4, 1)).astype(np.int8)
+        words = classes[None, :, None] + self.rng.normal(size=(1, 4, POSITIONS, DIM))
+        arrays = {"class_embeddings": classes[None], "word_embeddings": words, "token_kinds": kinds}
+        specs = {
+            name: ArraySpec(a.shape, "int8" if name == "token_kinds" else "float32", tuple("kcld"[: a.ndim]))
+            for name, a in arrays.items()
+        }
+        record = {"class_names": list(self.class_names), "templates": ["{}"], "logit_scale": 20.0, "logit_bias": 0.0}
+        text = Modality("text", "plain", record, specs, parent=self.clip.path)
+        add_modality(self.objects, self.plan, self.clip, {}, {})
+        add_modality(self.objects, self.plan, text, {}, {})
+        write_text_set(objects, text, arrays)
+
+    def _clip_rows(self, means):
+        count = len(means)
+        views, noise = len(self.views), self.noise
+        made = {"cls": means[:, None, None] + noise * self.rng.normal(size=(count, views, FRAMES, DIM))}
+        shape = (count, views, FRAMES, GRID, GRID)
+        made["value"] = means[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, DIM))
+        widened = np.pad(means, [(0, 0), (0, WIDTH - DIM)])
+        made["penult"] = widened[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, WIDTH))
+        return {name: made[name].astype(np.float16) for name in self.clip.arrays}
+
+    def _pose_rows(self, means):
+        keypoints = self.rng.uniform(size=(len(means), POSE_FRAMES, 2, 17, 3)).astype(np.float32)
+        keypoints[::5] = 0  # nobody
+        low, high = (edge(keypoints[..., :2], axis=3) for edge in (np.min, np.max))
+        made = {"keypoints": keypoints, "boxes": np.concatenate([low, high, keypoints[..., :1, 2]], axis=-1)}
+        if self.heatmap_clip:
+            made["heatmap_clip"] = self.rng.normal(size=(len(means), len(self.views), FRAMES, DIM)).astype(np.float16)
+        return made
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    return lambda name="store", **options: MadeUpStore(tmp_path / name, **options)
