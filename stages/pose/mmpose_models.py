@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.pose import mmcv_compat
 from stages.pose.base import file_digest
+from stages.seeded import seeded
 from store.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -77,15 +78,13 @@ def build(config: Config, *, weights: str, flag: str, seed: int, device: str) ->
     mmcv_compat.install()
     import mmdet.models  # noqa: F401  (fills the registry)
     import mmpose.models  # noqa: F401
-    import torch
     from mmdet.registry import MODELS as DETECTORS
     from mmengine.model.utils import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS as ESTIMATORS
 
     registry = ESTIMATORS if config.get("default_scope") == "mmpose" else DETECTORS
-    with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(registry.scope):
-        torch.manual_seed(seed)
+    with seeded(seed), DefaultScope.overwrite_default_scope(registry.scope):
         model = revert_sync_batchnorm(registry.build(copy.deepcopy(config.model)))  # building edits its config
     if weights != RANDOM:
         _load_weights(model, Path(weights), flag=flag, config_name=name_of(config))
