@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -183,6 +183,21 @@ def unique_frames(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     """``(first, inverse)``: positions of the distinct frames of a clip, and for each frame its place among them."""
     _, first, inverse = np.unique(clip.video.indices, return_index=True, return_inverse=True)
     return first, inverse
+
+
+def persons_of(
+    clips: Sequence[Clip], find: Callable[[list[np.ndarray]], Iterable[Persons]]
+) -> list[list[Persons] | VideoFailure]:
+    """What ``PoseEstimator.__call__`` returns, from ``find``, which is given the distinct frames of all clips at once
+    and finds the persons of each."""
+    unique = [unique_frames(clip) for clip in clips]
+    frames = [clip.video.frames[place] for clip, (first, _) in zip(clips, unique, strict=True) for place in first]
+    found = iter(find(frames))
+    results: list[list[Persons] | VideoFailure] = []
+    for first, inverse in unique:
+        distinct = [next(found) for _ in first]
+        results.append([distinct[place] for place in inverse])
+    return results
 
 
 def most_prominent(boxes: np.ndarray, limit: int) -> np.ndarray:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "onnx": "stages.pose.onnx:OnnxEstimator",
-    "mmpose": "stages.pose.mmpose:MMPoseEstimator",
+    "mmpose": "stages.pose.mmpose:mmpose_estimator",
     "precomputed": "stages.pose.precomputed:PrecomputedEstimator",
 }
 
