@@ -58,7 +58,15 @@ def extract(
     det_weights: Annotated[str | None, Opt(help="Weights of the person detector.", rich_help_panel=FEATURES)] = None,
     pose_weights: Annotated[str | None, Opt(help="Weights of the keypoint model.", rich_help_panel=FEATURES)] = None,
     pose_config: Annotated[
-        str | None, Opt(help="mmpose: config name or file; precomputed: file of poses.", rich_help_panel=FEATURES)
+        str | None,
+        Opt(
+            help="mmpose: config name or file; precomputed: poses of mmaction2, OpenPose, AlphaPose, COCO, Parquet.",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None,
+    heatmap: Annotated[
+        str | None,
+        Opt(help="Store CLIP embeddings of pose heatmaps: joints, limbs or none.", rich_help_panel=FEATURES),
     ] = None,
     modality: Annotated[
         str | None, Opt(help="Compute only these: clip, pose (default: both).", rich_help_panel=FEATURES)
@@ -121,6 +129,7 @@ def extract(
         "det_weights": det_weights,
         "pose_weights": pose_weights,
         "pose_config": pose_config,
+        "heatmap": heatmap,
         "modalities": _names(modality),
         "decoder": decoder,
         "precision": precision,

@@ -12,6 +12,7 @@ from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
 MODALITIES = ("clip", "pose")
+HEATMAPS = ("none", "joints", "limbs")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ExtractConfig:
     root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
     store         folder of the store, or ``s3://bucket/prefix``; None: ``stores/<dataset>``
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
+    heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
     modalities    which of ``clip`` and ``pose`` to compute now; a store may hold more
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
@@ -43,6 +45,7 @@ class ExtractConfig:
     det_weights: str | None = None
     pose_weights: str | None = None
     pose_config: str | None = None
+    heatmap: str = "none"
     decoder: str = "pyav"
     engine: str = "ray"
     ray_address: str | None = None
@@ -80,6 +83,9 @@ class ExtractConfig:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
             raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        one_of("heatmap", self.heatmap, HEATMAPS)
+        if self.heatmap != "none" and not self.wants_pose:
+            raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")
         if self.modalities == ("pose",) and self.pose == "none":
             raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.clip import ClipConfig
     from stages.clip.encoder import ClipEncoder
     from stages.pose.base import PoseConfig
+    from stages.pose.heatmap_clip import HeatmapConfig
     from stages.pose.stage import PoseStage
 
 
@@ -112,7 +113,16 @@ def _pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
         num_frames=config.pose_frames,
         device=config.device,
         seed=config.seed,
+        heatmap=_heatmap_config(config),
     )
+
+
+def _heatmap_config(config: ExtractConfig) -> HeatmapConfig | None:
+    if config.heatmap == "none":
+        return None
+    from stages.pose.heatmap_clip import HeatmapConfig
+
+    return HeatmapConfig(dataclasses.replace(_clip_config(config), tokens=()), config.heatmap)
 
 
 def _branch(config: ClipConfig | PoseConfig, num_frames: int, decode: DecodeConfig) -> Branch:

@@ -72,6 +72,20 @@ def inside(points: Any) -> Any:
     return ((points >= 0) & (points <= 1)).all(-1)
 
 
+def share_inside(keypoints: np.ndarray, view: str, sizes: np.ndarray, size: int) -> float:
+    """Which share of the keypoints that are seen lies inside a view.
+
+    keypoints  [B, ..., 3]: x, y as fractions of the frame, confidence (0: not seen)
+    sizes      [B, 2], width and height of the frames in pixels
+    size       S, the side of the model's input in pixels
+
+    NaN where none is seen at all.
+    """
+    seen = keypoints[..., 2] > 0
+    moved = to_view(keypoints[..., :2], view, sizes[:, 0], sizes[:, 1], size)
+    return float((inside(moved) & seen).sum() / seen.sum()) if seen.any() else float("nan")
+
+
 def _numbers(value: Any) -> np.ndarray:
     return np.asarray(value.cpu() if hasattr(value, "cpu") else value, dtype=np.float64)
 

@@ -21,7 +21,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import open_clip
-import torch
 from open_clip.coca_model import CoCa
 from open_clip.factory import load_checkpoint
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
@@ -29,6 +28,7 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_p
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from stages.seeded import seeded
 from store.errors import MissingError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -147,8 +147,7 @@ def build_model(model: ResolvedModel, weights: Path | None, seed: int) -> nn.Mod
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False  # no download of other weights on the side
     architecture = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         built = architecture(**config)
     if weights is not None:
         _load(built, model.name, weights)

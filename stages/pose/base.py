@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from stages.types import Clip, VideoFailure
 from store.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from stages.pose.heatmap_clip import HeatmapConfig
 
 COCO_JOINTS = (
     "nose",
@@ -132,7 +135,7 @@ class PoseConfig:
     backend       ``onnx``, ``mmpose``, ``precomputed``, or ``package.module:ClassName`` of your own
     det_weights   weights of the person detector: a file (``none``: random, seeded; mmpose only)
     pose_weights  weights of the keypoint model: a file (``none``: random, seeded; mmpose only)
-    config        mmpose: a config name or file; precomputed: the Parquet file of poses
+    config        mmpose: a config name or file; precomputed: a file or folder of poses, see ``stages.pose.imports``
     num_frames    frames a clip, Tp
     max_persons   slots a clip, P
     max_detections  the most prominent persons of a frame (score times the square root of the area) that get
@@ -141,6 +144,7 @@ class PoseConfig:
     threads       CPU threads of this stage
     batch_size    inputs of one forward pass, for models that can batch
     seed          of random weights
+    heatmap       the CLIP embedding of heatmaps to store as well; None: none
     """
 
     backend: str = "onnx"
@@ -154,8 +158,14 @@ class PoseConfig:
     threads: int = 2
     batch_size: int = 16
     seed: int = 0
+    heatmap: HeatmapConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.heatmap is not None and self.num_frames % self.heatmap.clip.num_frames:
+            raise UsageError(
+                f"num_frames is {self.num_frames}; allowed: a multiple of those of the heatmaps "
+                f"({self.heatmap.clip.num_frames})"
+            )
         if self.backend not in ("onnx", "mmpose", "precomputed") and ":" not in self.backend:
             raise UsageError(
                 f"pose backend is {self.backend!r}; allowed: onnx, mmpose, precomputed or package.module:ClassName"
@@ -173,6 +183,21 @@ def unique_frames(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     """``(first, inverse)``: positions of the distinct frames of a clip, and for each frame its place among them."""
     _, first, inverse = np.unique(clip.video.indices, return_index=True, return_inverse=True)
     return first, inverse
+
+
+def persons_of(
+    clips: Sequence[Clip], find: Callable[[list[np.ndarray]], Iterable[Persons]]
+) -> list[list[Persons] | VideoFailure]:
+    """What ``PoseEstimator.__call__`` returns, from ``find``, which is given the distinct frames of all clips at once
+    and finds the persons of each."""
+    unique = [unique_frames(clip) for clip in clips]
+    frames = [clip.video.frames[place] for clip, (first, _) in zip(clips, unique, strict=True) for place in first]
+    found = iter(find(frames))
+    results: list[list[Persons] | VideoFailure] = []
+    for first, inverse in unique:
+        distinct = [next(found) for _ in first]
+        results.append([distinct[place] for place in inverse])
+    return results
 
 
 def most_prominent(boxes: np.ndarray, limit: int) -> np.ndarray:

@@ -1,42 +1,26 @@
-"""Configs of mmpose and mmdet by name, and their models with weights from a file or from a seed."""
+"""Configs of mmpose and mmdet by name, the models they describe, and what a model calls its joints."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import importlib.util
-import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.pose import mmcv_compat
-from stages.pose.base import file_digest
-from store.errors import MissingError, UsageError
+from stages.pose.base import COCO_JOINTS
+from stages.pose.checkpoints import RANDOM, find_weights, load_weights
+from stages.seeded import seeded
+from store.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
     from mmengine.config import Config, ConfigDict
 
-RANDOM = "none"
-
-# What trainers leave in a checkpoint beside the weights (loss histories, data set facts). It is read into ``_Inert``.
-_BOOKKEEPING = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Int64", "Int32", "UInt8", "Bool")),
-    "_codecs.encode",
-)
-
-# Person detectors that mmpose configures but whose checkpoints its own listing does not hold.
-_CHECKPOINTS = {
-    "rtmdet_m_640-8xb32_coco-person": "rtmdet_m_8xb32-100e_coco-obj365-person-235e8209.pth",
-    "rtmdet_nano_320-8xb32_coco-person": "rtmdet_nano_8xb32-100e_coco-obj365-person-05d8511e.pth",
-}
+T = TypeVar("T")
 
 
 def read_config(name: str) -> Config:
@@ -72,23 +56,25 @@ def step_of(config: Config, kind: str) -> ConfigDict:
     raise UsageError(f"{config.filename} has no {kind} in its test pipeline; choose a config that has one")
 
 
-def build(config: Config, *, weights: str, flag: str, seed: int, device: str) -> torch.nn.Module:
-    """The model of a config, in evaluation mode on ``device``, with ``weights`` (a file, or ``none``: random)."""
+def build(config: Config, *, weights: str | None, flag: str, seed: int, device: str) -> torch.nn.Module:
+    """The model of a config, in evaluation mode on ``device``, with ``weights`` (a file; ``none``: random;
+    None: the published ones)."""
     mmcv_compat.install()
     import mmdet.models  # noqa: F401  (fills the registry)
     import mmpose.models  # noqa: F401
-    import torch
     from mmdet.registry import MODELS as DETECTORS
     from mmengine.model.utils import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS as ESTIMATORS
 
     registry = ESTIMATORS if config.get("default_scope") == "mmpose" else DETECTORS
-    with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(registry.scope):
-        torch.manual_seed(seed)
+    with seeded(seed), DefaultScope.overwrite_default_scope(registry.scope):
         model = revert_sync_batchnorm(registry.build(copy.deepcopy(config.model)))  # building edits its config
+    if weights == RANDOM and float(model.data_preprocessor.std.max()) == 1:
+        # Made for values of 0..255, which trained weights bring down; initial ones would let them overflow.
+        next(model.backbone.parameters()).data.div_(255)
     if weights != RANDOM:
-        _load_weights(model, Path(weights), flag=flag, config_name=name_of(config))
+        load_weights(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
     return model.to(device).eval()
 
 
@@ -96,30 +82,32 @@ def name_of(config: Config) -> str:
     return Path(config.filename).stem
 
 
-def digest_of_weights(weights: str | None, *, config: Config, flag: str, seed: int) -> str:
-    """SHA-256 of the file, or the seed of random weights. Raises ``MissingError`` where there are none."""
-    if weights == RANDOM:
-        return f"random-seed-{seed}"
-    if not weights or not Path(weights).is_file():
-        published = checkpoint_name(config)
-        place = weights or f"weights/{published or name_of(config) + '.pth'}"
-        what = f"{published} of the mmpose model zoo" if published else "its checkpoint"
-        raise MissingError(
-            f"no weights for {name_of(config)}: save {what} as {place} and give {flag} {place}", kind="missing-weights"
-        )
-    return file_digest(Path(weights))
+def short_name(config: str) -> str:
+    """A config's name without the schedule that is in it: ``rtmpose-m_coco-256x192``."""
+    return re.sub(r"_\d+xb\d+-\d+e", "", Path(config).stem)
 
 
-def checkpoint_name(config: Config) -> str | None:
-    """File name of the published checkpoint, from the listing beside a shipped config; None where it is not listed."""
-    import yaml
+def torch_device(name: str) -> torch.device:
+    import torch
 
-    name = name_of(config)
-    for listing in Path(config.filename).parent.glob("*.yml"):
-        for model in yaml.safe_load(listing.read_text()).get("Models", ()):
-            if Path(model.get("Config", "")).stem == name and model.get("Weights"):
-                return model["Weights"].rpartition("/")[2]
-    return _CHECKPOINTS.get(name)
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def fixed_batches(items: Sequence[T], size: int) -> Iterator[tuple[list[T], int]]:
+    """Batches of exactly ``size`` items, the last one filled up, and how many of each count."""
+    for start in range(0, len(items), size):
+        batch = list(items[start : start + size])
+        yield batch + batch[-1:] * (size - len(batch)), len(batch)
+
+
+def run(model: torch.nn.Module, inputs: Sequence[torch.Tensor], samples: list[Any]) -> list[Any]:
+    """What a model's ``test_step`` finds (``pred_instances``) in pictures uint8 [3, H, W] (RGB), all of one size."""
+    import torch
+
+    bgr = torch.stack(list(inputs)).flip(1)  # as the models expect it, whichever order they are trained on
+    with torch.inference_mode():
+        results = model.test_step({"inputs": bgr, "data_samples": samples})  # type: ignore[operator]
+    return [result.pred_instances for result in results]
 
 
 def _shipped(name: str) -> Path:
@@ -139,49 +127,14 @@ def _shipped(name: str) -> Path:
     return found[name]
 
 
-def _load_weights(model: torch.nn.Module, file: Path, *, flag: str, config_name: str) -> None:
-    state = {key: value for key, value in read_checkpoint(file, flag=flag).items() if "data_preprocessor" not in key}
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    wrong = sorted(key for key in own.keys() | state.keys() if own.get(key) != getattr(state.get(key), "shape", None))
-    if wrong:
-        raise UsageError(
-            f"{flag} is {str(file)!r}, which does not fit {config_name}: {len(wrong)} tensors differ, such as "
-            f"{wrong[0]}; name the config it was trained with: --pose-config DETECTOR,POSE"
-        )
-    model.load_state_dict(state)
+def skeleton(config: Config) -> tuple[dict[int, int], list[int]]:
+    """Which of a model's joints each COCO joint is, by name, and the permutation of its joints in a mirror."""
+    from mmpose.apis.inference import dataset_meta_from_config
 
-
-def read_checkpoint(file: Path, *, flag: str) -> dict[str, torch.Tensor]:
-    """The weights in a safetensors file or a torch checkpoint. Nothing that the file names is imported or called."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    # A tuple maps a name in the file to an object of ours, so that even ``getattr`` is harmless.
-    inert: list[Callable | tuple[Callable, str]] = [(_Inert, name) for name in _BOOKKEEPING]
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with torch.serialization.safe_globals(inert):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it wants {named[1]}" if named else str(error).partition("\n")[0][:120]
-        raise UsageError(
-            f"{flag} is {str(file)!r}, which cannot be read as weights alone ({reason}); save its state_dict as "
-            "safetensors and name that file"
-        ) from None
-    return content.get("state_dict", content) if isinstance(content, dict) else {}
-
-
-class _Inert:
-    """Takes the place of any object that is no weight: accepts every argument and state, and does nothing."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+    meta = dataset_meta_from_config(config)
+    kept = config.model.test_cfg.get("output_keypoint_indices") or range(len(meta["keypoint_id2name"]))
+    names = [meta["keypoint_id2name"][joint] for joint in kept]
+    joints = {coco: names.index(name) for coco, name in enumerate(COCO_JOINTS) if name in names}
+    if not joints:
+        raise UsageError(f"{name_of(config)} knows none of COCO's joints; choose a model of the human body")
+    return joints, list(meta["flip_indices"])

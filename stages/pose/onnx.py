@@ -21,7 +21,7 @@ from stages.pose.base import (
     PoseConfig,
     file_digest,
     most_prominent,
-    unique_frames,
+    persons_of,
     weights_file,
 )
 from stages.pose.images import crop, crop_window, fit
@@ -72,14 +72,8 @@ class OnnxEstimator:
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons] | VideoFailure]:
         assert self._pool is not None, "setup() comes first"
-        unique = [unique_frames(clip) for clip in clips]
-        frames = [clip.video.frames[place] for clip, (first, _) in zip(clips, unique, strict=True) for place in first]
-        found = self._pool.map(self._persons, frames)
-        results: list[list[Persons] | VideoFailure] = []
-        for first, inverse in unique:
-            distinct = [next(found) for _ in first]
-            results.append([distinct[place] for place in inverse])
-        return results
+        pool = self._pool
+        return persons_of(clips, lambda frames: pool.map(self._persons, frames))
 
     def detect(self, frame: np.ndarray) -> np.ndarray:
         """Persons of a frame uint8 [H, W, 3], most prominent first: float32 [M, 5], x1, y1, x2, y2 in pixels, score."""

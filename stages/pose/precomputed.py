@@ -1,20 +1,4 @@
-"""Poses that are there already: one Parquet file for a dataset, such as the true poses of the synthetic set.
-
-One row a person and frame; coordinates are fractions of the frame's width and height:
-
-================  =============  ==============================================================================
-column            type           meaning
-================  =============  ==============================================================================
-``video_id``      string         as in the plan
-``frame``         integer        position among the frames that decode, from 0
-``person``        integer        who, through the video; -1: a row that says nobody is there
-``keypoints``     list of 51     17 x (x, y, confidence 0..1), COCO order
-``box``           list of 5      x1, y1, x2, y2, score
-================  =============  ==============================================================================
-
-A frame without a row has nobody. A video without a row is not matched, which is a failure of that video: a video in
-which nobody ever appears is told by one row with person -1 (its keypoints and box may be null).
-"""
+"""Poses that are there already: files of other tools, or our own Parquet. ``stages.pose.imports`` reads them."""
 
 from __future__ import annotations
 
@@ -24,30 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, file_digest
+from stages.pose.base import Persons, PoseConfig
+from stages.pose.imports import open_source
+from stages.pose.imports.base import MATCHING, VideoPoses, check_end, find_entry, match_frames
+from stages.pose.imports.heatmaps import HeatmapSource, VideoHeatmaps
 from stages.types import Clip, VideoFailure
-from store.errors import MissingError, UsageError
-
-COLUMNS = ("video_id", "frame", "person", "keypoints", "box")
-KEYPOINT_VALUES, BOX_VALUES = NUM_JOINTS * 3, 5
-NOBODY = -1
+from store.errors import UsageError, VilpError
 
 
 class PrecomputedEstimator:
-    """The ``precomputed`` backend of the pose stage; ``config.config`` is the Parquet file.
+    """The ``precomputed`` backend of the pose stage; ``config.config`` is a file or folder of poses.
 
-    ``setup()`` reads the whole file, about 250 bytes a row, sorted by video.
+    A video that has no entry, or whose entry is not about the frames that are stored, is ``pose-unmatched``. A frame
+    that the file does not cover takes the nearest one that it does, see ``match_frames``. Coordinates are pixels of the
+    pictures that the file was made from; they become the same fractions of the stored frames.
     """
 
     def __init__(self, config: PoseConfig) -> None:
-        if not config.config:
-            raise MissingError("no file of precomputed poses: give --pose-config FILE.parquet", kind="missing-data")
-        self._path = Path(config.config)
-        if not self._path.is_file():
-            raise MissingError(
-                f"--pose-config is {config.config!r}, which is not a file; name a Parquet file with the columns "
-                f"{', '.join(COLUMNS)}",
-                kind="missing-data",
+        self._source = open_source(config.config)
+        self._path = Path(str(config.config))
+        self.holds_heatmaps = isinstance(self._source, HeatmapSource)
+        if self.holds_heatmaps and config.heatmap is None:
+            raise UsageError(
+                f"--pose-config is {config.config!r}, heatmaps in which no joint can be told; add --heatmap to store "
+                "their CLIP embeddings"
             )
 
     @property
@@ -55,71 +39,73 @@ class PrecomputedEstimator:
         return f"precomputed-{self._path.stem}"
 
     def record(self) -> dict[str, Any]:
-        return {"backend": "precomputed", "sha256": file_digest(self._path)}
+        return {
+            "backend": "precomputed",
+            "format": self._source.format,
+            "sha256": self._source.digest(),
+            "matching": MATCHING,
+        }
 
     def setup(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            missing = set(COLUMNS) - set(pq.read_schema(self._path).names)
-            if missing:
-                raise UsageError(f"{self._path} has no column {min(missing)!r}; needed: {', '.join(COLUMNS)}")
-            table = pq.read_table(self._path, columns=list(COLUMNS))
-        except pa.ArrowInvalid as error:
-            raise UsageError(f"{self._path} cannot be read as Parquet ({error}); name another file") from None
-        table = table.sort_by([(name, "ascending") for name in COLUMNS[:3]]).combine_chunks()
-        self._frame, self._person = (table[name].to_numpy() for name in ("frame", "person"))
-        # Rows that say nobody hold no coordinates: what is dense is the others, found through their running count.
-        there = self._person != NOBODY
-        self._dense = np.cumsum(there) - 1
-        self._keypoints = self._values(table.filter(pa.array(there)), "keypoints", KEYPOINT_VALUES)
-        self._boxes = self._values(table.filter(pa.array(there)), "box", BOX_VALUES)
-        video_ids = np.asarray(table["video_id"].to_pylist(), dtype=object)
-        twice = there[1:] & (video_ids[1:] == video_ids[:-1])
-        twice &= (self._frame[1:] == self._frame[:-1]) & (self._person[1:] == self._person[:-1])
-        if twice.any():
-            row = int(twice.argmax())
-            raise UsageError(
-                f"{self._path}: video {video_ids[row]!r}, frame {self._frame[row]} has person {self._person[row]} "
-                "twice; allowed: one row a person and frame"
-            )
-        ids, starts = np.unique(video_ids, return_index=True)
-        self._rows = dict(zip(ids, zip(starts, [*starts[1:], len(table)], strict=True), strict=True))
+        self._source.open()
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons] | VideoFailure]:
+        if self.holds_heatmaps:
+            return [[Persons.nobody() for _ in clip.video.frames] for clip in clips]
         return [self._clip(clip) for clip in clips]
 
+    def heatmaps(self, clip: Clip, every: int) -> list[np.ndarray] | VideoFailure:
+        """A map float32 [h, w] for each ``every``-th frame of a clip, where the files are heatmaps."""
+        found = self._read(clip)
+        if isinstance(found, VideoFailure):
+            return found
+        assert isinstance(found, VideoHeatmaps)
+        places = match_frames(clip, found.covered, self._path.name)
+        if isinstance(places, VideoFailure):
+            return places
+        try:
+            return [found.load(int(place)) for place in places[::every]]
+        except UsageError as error:
+            return VideoFailure("pose-unmatched", f"{clip.ref.video_id}: {error}")
+
     def _clip(self, clip: Clip) -> list[Persons] | VideoFailure:
-        video_id = clip.ref.video_id
-        if video_id not in self._rows:
-            return VideoFailure("pose-unmatched", f"{video_id}: no row in {self._path.name} has this video_id")
-        start, end = self._rows[video_id]
+        found = self._read(clip)
+        if isinstance(found, VideoFailure):
+            return found
+        assert isinstance(found, VideoPoses)
+        wanted = np.asarray(clip.video.indices, np.int64)
+        if found.covered is not None:
+            places = match_frames(clip, found.covered, self._path.name)
+            if isinstance(places, VideoFailure):
+                return places
+            wanted = found.covered[places]
+        elif len(found.frames):
+            failure = check_end(clip, int(found.frames[-1]), self._path.name)
+            if failure is not None:
+                return failure
         height, width = clip.video.frames.shape[1:3]
-        frames = self._frame[start:end]
-        first = start + np.searchsorted(frames, clip.video.indices, side="left")
-        last = start + np.searchsorted(frames, clip.video.indices, side="right")
-        return [self._persons(*rows, width=width, height=height) for rows in zip(first, last, strict=True)]
+        source_width, source_height = found.size or (clip.video.width, clip.video.height)
+        # For fractions a product with a whole number of pixels, exact in float64: dividing gives the very values back.
+        scale = np.array((width / source_width, height / source_height))
+        first = np.searchsorted(found.frames, wanted, side="left")
+        last = np.searchsorted(found.frames, wanted, side="right")
+        return [_persons(found, slice(*rows), scale) for rows in zip(first, last, strict=True)]
 
-    def _persons(self, first: int, last: int, *, width: int, height: int) -> Persons:
-        ids = self._person[first:last]
-        rows = self._dense[first:last][ids != NOBODY]
-        # Times a whole number of pixels is exact in float64: dividing gives the very fractions of the file back.
-        keypoints = self._keypoints[rows] * (width, height, 1.0)
-        return Persons(keypoints, self._boxes[rows] * (width, height, width, height, 1.0), ids[ids != NOBODY])
+    def _read(self, clip: Clip) -> VideoPoses | VideoHeatmaps | VideoFailure:
+        video_id = clip.ref.video_id
+        key = find_entry(self._source, video_id)
+        if key is None:
+            return VideoFailure(
+                "pose-unmatched",
+                f"{video_id}: no entry of {self._path.name} has this video_id; its first is {self._source.example()!r}",
+            )
+        try:
+            return self._source.read(key)
+        except VilpError as error:
+            return VideoFailure("pose-unmatched", f"{video_id}: {error}")
 
-    def _values(self, table: Any, column: str, count: int) -> np.ndarray:
-        import pyarrow.compute as pc
 
-        values = np.zeros((len(table), count), dtype=np.float32)
-        if len(table):
-            array = table[column].combine_chunks()
-            lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
-            if (lengths != count).any():
-                row = int(np.flatnonzero(lengths != count)[0])
-                raise UsageError(
-                    f"{self._path}: {column} of video {table['video_id'][row].as_py()!r}, frame "
-                    f"{table['frame'][row].as_py()} has {lengths[row]} values; allowed: {count}"
-                )
-            values = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, count)
-        return values.reshape(-1, NUM_JOINTS, 3) if count == KEYPOINT_VALUES else values
+def _persons(found: VideoPoses, rows: slice, scale: np.ndarray) -> Persons:
+    keypoints = found.keypoints[rows] * (*scale, 1.0)
+    boxes = found.boxes[rows] * (*scale, *scale, 1.0)
+    return Persons(keypoints, boxes, None if found.persons is None else found.persons[rows])

@@ -107,7 +107,8 @@ def make_clip(picture: np.ndarray, video_id: str, *, num_frames: int, decodable:
     pan = [np.asarray(whole.resize((width, height), box=(i, 0, 560 + i, picture.shape[0]))) for i in indices]
     frames = np.stack(pan) if video_id != "blank" else np.full((num_frames, height, width, 3), 114, np.uint8)
     frames.flags.writeable = False
-    video = DecodedVideo(frames, indices, indices / 25, decodable, decodable, 25.0, width, height)
+    # A clip with fewer frames is one that ends early, so that poses of the frames after its end are no mistake.
+    video = DecodedVideo(frames, indices, indices / 25, decodable, 40, 25.0, width, height)
     return Clip(VideoRef(0, video_id, video_id), video)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import json
 import os
 import pickle
+import urllib.error
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from stages.pose import checkpoints
 from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
-from stages.pose.mmpose import CropGeometry, MMPoseEstimator, bilinear_crops, letterbox
+from stages.pose.checkpoints import find_weights, published_checkpoint
+from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
+from stages.pose.mmpose import TopDownEstimator
+from stages.pose.mmpose_models import read_config
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import MissingError, UsageError
 
@@ -41,8 +48,8 @@ BOXES = np.array([[278, 44, 535, 406], [100, 50, 220, 300], [-20, -30, 150, 420]
 
 
 @pytest.fixture(scope="module")
-def estimator() -> MMPoseEstimator:
-    estimator = MMPoseEstimator(RANDOM)
+def estimator() -> TopDownEstimator:
+    estimator = TopDownEstimator(RANDOM)
     estimator.setup()
     return estimator
 
@@ -74,7 +81,7 @@ def clip(slot: int, *frames: np.ndarray, indices: list[int] | None = None) -> Cl
 # Shims
 
 
-def test_nms_of_the_shim_keeps_the_best_of_overlapping_boxes(estimator: MMPoseEstimator) -> None:
+def test_nms_of_the_shim_keeps_the_best_of_overlapping_boxes(estimator: TopDownEstimator) -> None:
     from mmcv.ops import batched_nms, nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 2]])
@@ -90,7 +97,7 @@ def test_nms_of_the_shim_keeps_the_best_of_overlapping_boxes(estimator: MMPoseEs
     assert apart.tolist() == [1, 0, 3, 2]
 
 
-def test_other_compiled_operators_are_refused_by_name(estimator: MMPoseEstimator) -> None:
+def test_other_compiled_operators_are_refused_by_name(estimator: TopDownEstimator) -> None:
     from mmcv.ops import roi_align
 
     with pytest.raises(MissingError, match=r"roi_align_forward.*mmcv-lite") as caught:
@@ -98,7 +105,7 @@ def test_other_compiled_operators_are_refused_by_name(estimator: MMPoseEstimator
     assert caught.value.kind == "missing-package"
 
 
-def test_annotations_are_read_with_pycocotools(estimator: MMPoseEstimator) -> None:
+def test_annotations_are_read_with_pycocotools(estimator: TopDownEstimator) -> None:
     import pycocotools.coco
     import xtcocotools.coco
     from mmpose.datasets.datasets.base import base_coco_style_dataset
@@ -110,29 +117,79 @@ def test_annotations_are_read_with_pycocotools(estimator: MMPoseEstimator) -> No
 # Configs and weights
 
 
-def test_record_is_plain_json_and_tells_numbers_apart(estimator: MMPoseEstimator) -> None:
-    assert isinstance(MMPoseEstimator(RANDOM), PoseEstimator)
+def test_record_is_plain_json_and_tells_numbers_apart(estimator: TopDownEstimator) -> None:
+    assert isinstance(TopDownEstimator(RANDOM), PoseEstimator)
     assert estimator.name == "mmpose-rtmpose-t_coco-256x192"
-    record = MMPoseEstimator(RANDOM).record()
+    record = TopDownEstimator(RANDOM).record()
     assert estimator.record() == record  # building the models has left it as it was
     assert json.loads(json.dumps(record)) == record
     assert record["detector"]["config"]["test_cfg"]["nms"] == {"type": "nms", "iou_threshold": 0.3}
     assert "https" not in json.dumps(record)
-    assert MMPoseEstimator(replace(RANDOM, threads=2, batch_size=8)).record() == record
+    assert TopDownEstimator(replace(RANDOM, threads=2, batch_size=8)).record() == record
     for change in ({"seed": 1}, {"max_detections": 3}, {"config": f"{DETECTOR},{HEATMAP}"}):
-        assert MMPoseEstimator(replace(RANDOM, **change)).record() != record  # type: ignore[arg-type]
-    copy = pickle.loads(pickle.dumps(MMPoseEstimator(RANDOM)))
+        assert TopDownEstimator(replace(RANDOM, **change)).record() != record  # type: ignore[arg-type]
+    copy = pickle.loads(pickle.dumps(TopDownEstimator(RANDOM)))
     assert copy.record() == record
 
 
-def test_default_models_ask_for_their_published_checkpoints(tmp_path: Path) -> None:
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache, and a machine that reaches nothing."""
+
+    def unreachable(url: str, timeout: float) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    return tmp_path / "cache/weights"
+
+
+def test_default_models_ask_for_their_published_checkpoints(no_network: Path, tmp_path: Path) -> None:
     default = PoseConfig(backend="mmpose")
-    with pytest.raises(MissingError, match=r"rtmdet_m_8xb32-100e_coco-obj365-person-\w+\.pth.*--det-weights") as caught:
-        MMPoseEstimator(default).record()
+    file = r"rtmdet_m_8xb32-100e_coco-obj365-person-\w+\.pth"
+    with pytest.raises(MissingError, match=rf"put {file} into {no_network}, or give --det-weights FILE") as caught:
+        TopDownEstimator(default).record()
     assert caught.value.kind == "missing-weights"
+    assert "\n" not in str(caught.value)
     place = str(tmp_path / "pose.pth")
-    with pytest.raises(MissingError, match=rf"rtmpose-m_simcc-[\w-]+\.pth .*--pose-weights {place}"):
-        MMPoseEstimator(replace(default, det_weights="none", pose_weights=place)).setup()
+    with pytest.raises(MissingError, match=rf"--pose-weights is '{place}'.* save rtmpose-m_simcc-[\w-]+\.pth of"):
+        TopDownEstimator(replace(default, det_weights="none", pose_weights=place)).setup()
+    unlisted = type("Config", (), {"filename": str(tmp_path / "mine.py")})()
+    with pytest.raises(MissingError, match="mine, which mmpose lists no checkpoint for: give --pose-weights FILE"):
+        find_weights(None, config=unlisted, flag="--pose-weights")
+
+
+def test_a_cache_filled_by_hand_is_used(no_network: Path, estimator: TopDownEstimator) -> None:
+    config = read_config(SIMCC)
+    name = (published_checkpoint(config) or "").rpartition("/")[2]
+    assert name.startswith("rtmpose-tiny_simcc-coco")
+    no_network.mkdir(parents=True)
+    torch.save({"state_dict": estimator._pose.state_dict()}, no_network / name)
+    filled = TopDownEstimator(replace(RANDOM, pose_weights=None, seed=7))
+    filled.setup()
+    people = [(noise(120, 160), np.array([20, 10, 90, 110, 1], np.float32))]
+    np.testing.assert_array_equal(filled.keypoints(people), estimator.keypoints(people))
+
+
+def test_checkpoints_are_fetched_once_whole_and_checked(no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, content = read_config(SIMCC), b"weights"
+    url = published_checkpoint(config)
+    asked = []
+
+    def serve(address: str, timeout: float) -> io.BytesIO:
+        asked.append(address)
+        return io.BytesIO(content)
+
+    monkeypatch.setattr("urllib.request.urlopen", serve)
+    with pytest.raises(MissingError, match="what came has SHA-256 "):
+        find_weights(None, config=config, flag="--pose-weights")
+    assert list(no_network.iterdir()) == []
+    right = f"https://zoo/x-{hashlib.sha256(content).hexdigest()[:8]}_20230101.pth"
+    monkeypatch.setattr(checkpoints, "published_checkpoint", lambda config: right)
+    file = find_weights(None, config=config, flag="--pose-weights")
+    assert (file.parent, file.read_bytes()) == (no_network, content)
+    assert find_weights(None, config=config, flag="--pose-weights") == file
+    assert asked == [url, right]
 
 
 @pytest.mark.parametrize(
@@ -140,19 +197,19 @@ def test_default_models_ask_for_their_published_checkpoints(tmp_path: Path) -> N
     [
         ("rtmpose-m_8xb256-420e_coco-256x191", "close: rtmpose-m_8xb256-420e_coco-256x192"),
         ("nowhere/config.py", "is not a file"),
-        ("rtmo-s_8xb32-600e_coco-640x640", "allowed: a TopdownPoseEstimator"),
+        ("rtmo-s_8xb32-600e_coco-640x640", "allowed: a TopdownPoseEstimator, or one-stage RTMO"),
     ],
 )
 def test_unusable_configs_are_named(config: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        MMPoseEstimator(replace(RANDOM, config=config)).record()
+        TopDownEstimator(replace(RANDOM, config=config)).record()
 
 
-def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: MMPoseEstimator, tmp_path: Path) -> None:
+def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: TopDownEstimator, tmp_path: Path) -> None:
     from mmengine.logging import HistoryBuffer
     from safetensors.torch import save_file
 
-    other = MMPoseEstimator(replace(RANDOM, seed=1))
+    other = TopDownEstimator(replace(RANDOM, seed=1))
     other.setup()
     people = [(noise(120, 160), np.array([20, 10, 90, 110, 1], np.float32))]
     want = other.keypoints(people)
@@ -165,7 +222,7 @@ def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: MMPos
     torch.save(state, tmp_path / "bare.pth")
     save_file(state, tmp_path / "weights.safetensors")
     for file in sorted(tmp_path.iterdir()):
-        loaded = MMPoseEstimator(replace(RANDOM, pose_weights=str(file)))
+        loaded = TopDownEstimator(replace(RANDOM, pose_weights=str(file)))
         loaded.setup()
         np.testing.assert_array_equal(loaded.keypoints(people), want)
 
@@ -184,20 +241,20 @@ def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
     file, target = tmp_path / "harmful.pth", tmp_path / "made"
     torch.save({"state_dict": {}, "meta": Harmful(target)}, file)
     with pytest.raises(UsageError, match=r"--pose-weights.*harmful\.pth.*mkdir.*safetensors"):
-        MMPoseEstimator(replace(RANDOM, pose_weights=str(file))).setup()
+        TopDownEstimator(replace(RANDOM, pose_weights=str(file))).setup()
     assert not target.exists()
     file.write_bytes(b"not a checkpoint")
     with pytest.raises(UsageError, match=r"--pose-weights.*cannot be read"):
-        MMPoseEstimator(replace(RANDOM, pose_weights=str(file))).setup()
+        TopDownEstimator(replace(RANDOM, pose_weights=str(file))).setup()
     file.rename(tmp_path / "harmful.safetensors")
     with pytest.raises(UsageError, match=r"--pose-weights.*cannot be read"):
-        MMPoseEstimator(replace(RANDOM, pose_weights=str(tmp_path / "harmful.safetensors"))).setup()
+        TopDownEstimator(replace(RANDOM, pose_weights=str(tmp_path / "harmful.safetensors"))).setup()
 
 
-def test_checkpoints_of_another_model_are_refused(estimator: MMPoseEstimator, tmp_path: Path) -> None:
+def test_checkpoints_of_another_model_are_refused(estimator: TopDownEstimator, tmp_path: Path) -> None:
     torch.save(estimator._detector.state_dict(), tmp_path / "detector.pth")
     with pytest.raises(UsageError, match=r"--pose-weights.*does not fit rtmpose-t.*--pose-config DETECTOR,POSE"):
-        MMPoseEstimator(replace(RANDOM, pose_weights=str(tmp_path / "detector.pth"))).setup()
+        TopDownEstimator(replace(RANDOM, pose_weights=str(tmp_path / "detector.pth"))).setup()
 
 
 # Geometry
@@ -226,6 +283,28 @@ def test_crops_equal_those_of_opencv(udp: bool) -> None:
     assert (got[2] == 0).all()
 
 
+def test_a_crop_does_not_depend_on_its_neighbours() -> None:
+    """To the bit, in whatever batch: 200 crops with others of all sizes beside them."""
+    geometry = CropGeometry(width=24, height=32, padding=1.25, udp=False)
+    rng = np.random.default_rng(0)
+    frames = [noise(*rng.integers(20, 200, 2), seed) for seed in range(12)]
+    for _ in range(100):
+        chosen = rng.integers(0, len(frames), 2)
+        corners = rng.uniform(-40, 160, (2, 2))
+        boxes = np.concatenate((corners, corners + rng.uniform(2, 200, (2, 2))), axis=1).astype(np.float32)
+        x, y = geometry.samples(*geometry.windows(boxes))
+        both = bilinear_crops([frames[number] for number in chosen], x, y, fill=114)
+        for row, number in enumerate(chosen):
+            alone = bilinear_crops([frames[number]], x[row : row + 1], y[row : row + 1], fill=114)
+            assert torch.equal(both[row], alone[0])
+
+
+def test_outside_the_frame_is_the_grey_that_was_asked_for() -> None:
+    x, y = np.array([[-3.0, -0.5, 0.0, 9.0, 9.5, 30.0]], np.float32), np.array([[0.0]], np.float32)
+    (crop,) = bilinear_crops([np.full((10, 10, 3), 200, np.uint8)], x, y, fill=100)
+    assert crop[0, 0].tolist() == [100, 150, 200, 200, 150, 100]
+
+
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (100, 100)])
 def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) -> None:
     from stages.pose import mmcv_compat
@@ -248,7 +327,7 @@ def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) ->
 @pytest.mark.parametrize("pose", [SIMCC, HEATMAP])
 def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray) -> None:
     """Same boxes, random weights: coordinate classification and heatmaps, each with the flip test of its config."""
-    estimator = MMPoseEstimator(replace(RANDOM, config=f"{DETECTOR},{pose}", batch_size=3))
+    estimator = TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{pose}", batch_size=3))
     estimator.setup()
     torch.manual_seed(0)
     for weight in estimator._pose.head.parameters():
@@ -269,7 +348,7 @@ def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray
     np.testing.assert_allclose(got[..., 2], scores.clip(0, 1), atol=0.02)
 
 
-def test_boxes_equal_those_of_the_detector_frame_by_frame(estimator: MMPoseEstimator) -> None:
+def test_boxes_equal_those_of_the_detector_frame_by_frame(estimator: TopDownEstimator) -> None:
     """On pictures of the detector's own size nothing is resized, so that only the batching differs."""
     from mmdet.structures import DetDataSample
 
@@ -285,7 +364,7 @@ def test_boxes_equal_those_of_the_detector_frame_by_frame(estimator: MMPoseEstim
             assert np.abs(stock - box).max(axis=1).min() < 1e-3
 
 
-def test_results_do_not_depend_on_the_other_clips(estimator: MMPoseEstimator) -> None:
+def test_results_do_not_depend_on_the_other_clips(estimator: TopDownEstimator) -> None:
     small, large = [noise(96, 128, seed) for seed in range(3)], [noise(200, 150, seed) for seed in range(3, 8)]
     repeating = clip(2, small[0], small[1], small[1], small[2], indices=[0, 4, 4, 9])
     clips = [clip(0, *small), clip(1, *large), repeating]
@@ -301,7 +380,7 @@ def test_results_do_not_depend_on_the_other_clips(estimator: MMPoseEstimator) ->
     np.testing.assert_array_equal(together[2][3].keypoints, together[0][2].keypoints)
 
 
-def test_frames_without_persons(estimator: MMPoseEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_without_persons(estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [np.zeros((0, 5), np.float32), np.array([[5, 5, 60, 90, 0.9]], np.float32), np.zeros((0, 5), np.float32)]
     monkeypatch.setattr(estimator, "detect", lambda frames: found[: len(frames)])
     (frames,) = estimator([clip(0, *(noise(96, 128, seed) for seed in range(3)))])
@@ -312,15 +391,15 @@ def test_frames_without_persons(estimator: MMPoseEstimator, monkeypatch: pytest.
 
 
 def test_joints_of_another_skeleton_are_mapped_by_name() -> None:
-    from stages.pose.mmpose import _skeleton, models
+    from stages.pose import mmpose_models as models
 
     models.mmcv_compat.install()
-    coco, flip = _skeleton(models.read_config(SIMCC))
+    coco, flip = models.skeleton(models.read_config(SIMCC))
     assert coco == {joint: joint for joint in range(17)}
     assert flip == list(COCO_SWAP)
-    crowdpose, _ = _skeleton(models.read_config("td-hm_hrnet-w32_8xb64-210e_crowdpose-256x192"))
+    crowdpose, _ = models.skeleton(models.read_config("td-hm_hrnet-w32_8xb64-210e_crowdpose-256x192"))
     assert {COCO_JOINTS[joint]: own for joint, own in crowdpose.items()}["left_shoulder"] == 0
     assert COCO_JOINTS.index("nose") not in crowdpose
     hand = "rtmpose-m_8xb256-210e_hand5-256x256"
     with pytest.raises(UsageError, match="none of COCO's joints"):
-        _skeleton(models.read_config(hand))
+        models.skeleton(models.read_config(hand))

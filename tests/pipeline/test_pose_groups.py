@@ -1,0 +1,88 @@
+"""Pose groups of a store: added one after the other, resumed, counted; and heatmaps made of poses that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extractions import small_config
+
+from pipeline.config import ExtractConfig, resolve
+from pipeline.extraction import extract
+from pipeline.status import store_status
+from store import FeatureStore, UsageError
+from store.objects import LocalObjects
+from store.verify import verify_store
+
+PLAIN = {"pose": "plain_pose:PlainEstimator", "pose_frames": 8}
+
+
+@pytest.fixture(scope="module")
+def with_pose(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("pose") / "store"
+    extract(small_config(small_videos, store, **PLAIN))
+    return store
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def groups(store: Path, kind: str) -> list[str]:
+    return [path for path, group in FeatureStore.open(store).groups.items() if group.modality.kind == kind]
+
+
+def test_heatmaps_made_later_of_stored_poses(small_videos: Path, with_pose: Path, tmp_path: Path) -> None:
+    """A second pose group beside the first, whose files stay as they are, with the numbers of a run that makes both."""
+    before = files(with_pose)
+    (first,) = groups(with_pose, "pose")
+    later = {"pose": "precomputed", "pose_config": str(with_pose / first), "heatmap": "joints", "modalities": ["pose"]}
+    config = resolve(str(with_pose), later)
+    assert (config.pose_frames, config.clip) == (8, "tiny")  # as the first run had it
+    extract(config, only_shards=[0])
+    assert [row["left"] for row in store_status(str(with_pose))["groups"] if "precomputed" in row["path"]] == [5]
+    extract(config)
+    added = files(with_pose)
+    assert {name: added[name] for name in before if "_tables/leases" not in name and name != "zarr.json"} == {
+        name: data for name, data in before.items() if "_tables/leases" not in name and name != "zarr.json"
+    }
+    assert all("pose/precomputed" in name or name in before for name in added if "lease" not in name)
+
+    (second,) = set(groups(with_pose, "pose")) - {first}
+    rows = {row["path"]: row for row in store_status(str(with_pose))["groups"]}
+    assert rows[second]["committed"] == rows[first]["committed"] == 7
+    assert rows[second]["quarantined"] == rows[first]["quarantined"] == 1
+    assert rows[second]["left"] == 0
+
+    together = tmp_path / "together"
+    extract(small_config(small_videos, together, **PLAIN, heatmap="joints"))
+    direct, stored = FeatureStore.open(together), FeatureStore.open(with_pose)
+    want = direct.load(arrays=("cls", "keypoints", "boxes", "heatmap_clip"))
+    found = stored.load(arrays=("cls", "keypoints", "boxes", "heatmap_clip"), pose=second.partition("/")[2])
+    assert want["heatmap_clip"].shape == (6, 1, 4, 64)
+    for name in want.tensors:
+        np.testing.assert_array_equal(found[name], want[name])
+    assert not verify_store(LocalObjects(with_pose)).problems
+    # What was computed is not computed again.
+    assert extract(config).executed == 0
+
+
+def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None:
+    store = FeatureStore.open(with_pose)
+    index = {
+        group.modality.record["num_frames"]: store.rows(group, "index", store.usable([group]))
+        for group in store.groups.values()
+        if group.modality.kind == "frames"
+    }
+    assert set(index) == {4, 8}
+    features = store.load(arrays=("cls", "keypoints"), frames=4, pose="plain")
+    assert features.pose_frames is not None
+    np.testing.assert_array_equal(index[8][:, features.pose_frames.numpy()], index[4])
+
+
+def test_heatmaps_without_pose_are_refused() -> None:
+    with pytest.raises(UsageError, match="heatmap is 'joints' but no pose is extracted"):
+        ExtractConfig(pose="none", heatmap="joints")
+    with pytest.raises(UsageError, match="heatmap is 'dots'; allowed: none, joints, limbs"):
+        ExtractConfig(heatmap="dots")
