@@ -28,8 +28,8 @@ class StoredSource:
             raise UsageError(f"{folder} holds no keypoints; name another pose group")
 
     def digest(self) -> str:
-        commits = self._store.commits(self._group).values()
-        arrays = {key: value for commit in commits for key, value in commit.objects.items() if "_tables" not in key}
+        shards = self._store.commits(self._group).objects.values()
+        arrays = {key: value for shard in shards for key, value in shard.items()}
         return hashlib.sha256(canonical(arrays).encode()).hexdigest()
 
     def open(self) -> None:
