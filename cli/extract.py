@@ -206,6 +206,8 @@ def _show(summary: Any) -> None:
     table.add_row("store", summary.store)
     if summary.quarantine:
         table.add_row("all that are quarantined", summary.quarantine)
-        table.add_row("try these again", retry_command(summary.store))
-    table.add_row("next", summary.next_command)
     Console(stderr=True).print(table, markup=False)
+    # Plain lines, so that a command can be copied whole whatever the terminal's width.
+    if summary.quarantine:
+        say(f"to try the quarantined again: {retry_command(summary.store)}")
+    say(f"next: {summary.next_command}")

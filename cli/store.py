@@ -39,10 +39,14 @@ def status(
         for run in found["running"]:
             silent = "" if run["silent_seconds"] is None else f", last heard of {run['silent_seconds']:.0f} s ago"
             out(f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}")
-        for failure in found["quarantined"][:SHOWN]:
-            out(f"  quarantined: {failure['video_id']}: {failure['kind']}: {failure['message']}")
-        if len(found["quarantined"]) > SHOWN:
-            out(f"  quarantined: and {len(found['quarantined']) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
+        failures: dict[tuple[str, str, str], int] = {}
+        for row in found["quarantined"]:
+            failure = (row["video_id"], row["kind"], row["message"])
+            failures[failure] = failures.get(failure, 0) + 1
+        for (video_id, kind, message), groups in list(failures.items())[:SHOWN]:
+            out(f"  quarantined: {video_id}: {kind}: {message}{f' (in {groups} groups)' if groups > 1 else ''}")
+        if len(failures) > SHOWN:
+            out(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         if found["quarantined"]:
             out(f"  try these again: {retry_command(found['store'])}")
 
