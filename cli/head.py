@@ -10,6 +10,7 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout
 from pipeline.progress import Progress
+from store.printable import command
 
 if TYPE_CHECKING:
     from pipeline.head import EpochReport
@@ -109,4 +110,4 @@ def _show(result: Any, json: bool, print_result: Any) -> None:
     if result.directory is not None:
         print_result(f"run: {result.directory}")
         if result.reproduced is None:
-            print_result(f"next: vilp-pipe evaluate --run {result.directory}")
+            print_result(f"next: {command('evaluate', '--run', str(result.directory))}")

@@ -8,6 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from store.printable import command
 
 Opt = typer.Option
 
@@ -35,7 +36,7 @@ def status(
         for failure in found["quarantined"]:
             out(f"  quarantined: {failure['video_id']}: {failure['kind']}: {failure['message']}")
         if found["quarantined"]:
-            out(f"  try these again: vilp-pipe extract --store {found['store']} --retry-quarantined")
+            out(f"  try these again: {command('extract', '--store', found['store'], '--retry-quarantined')}")
 
 
 @app.command()
@@ -80,6 +81,7 @@ def verify(
             )
             out(f"digest {report.digest}")
     if report.problems and not repair:
-        say(f"error: damaged objects: {len(report.problems)}; run: vilp-pipe verify --store {objects.url} --repair")
+        repair_command = command("verify", "--store", objects.url, "--repair")
+        say(f"error: damaged objects: {len(report.problems)}; run: {repair_command}")
     if report.problems or changed:
         raise typer.Exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from store.layout import COMMITS, STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
 from store.plan import Plan, read_plan, settle_plan, write_plan
+from store.printable import command
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
@@ -233,5 +233,5 @@ def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
         missing=reasons.count("missing"),
         unlisted=reasons.count("unlisted"),
         groups=list(graph.modalities()),
-        next_command=shlex.join(["vilp-pipe", "train-head", "--store", named, *head]),
+        next_command=command("train-head", "--store", named, *head),
     )
