@@ -62,13 +62,14 @@ def show_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Rows of a name and a value in a table, on standard error. Commands do not belong in it: it breaks lines."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=printable(title), show_header=False, title_justify="left")
+    table = Table(title=Text(printable(title)), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(printable(name), printable(value))
-    Console(stderr=True, emoji=False).print(table, markup=False, highlight=False)
+        table.add_row(Text(printable(name)), Text(printable(value)))  # no markup, no emoji
+    Console(stderr=True).print(table)
 
 
 def make_progress() -> Progress:

@@ -45,6 +45,10 @@ def verify(
     repair: Annotated[
         bool, Opt("--repair", help="Restore what has a copy; compute damaged shards again from their videos.")
     ] = False,
+    code: Annotated[
+        list[str] | None,
+        Opt(help="A decoder or estimator (module:name) or config file that the store names and a repair may run."),
+    ] = None,
     sources: Annotated[bool, Opt("--sources", help="Compare the videos on disk with their recorded SHA-256.")] = False,
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -63,7 +67,7 @@ def verify(
         if repair and (report.problems or report.leftovers):
             for problem in report.problems:
                 progress.warn(f"{problem.key} {problem.message}")
-            report = mend(objects, report, progress=progress)
+            report = mend(objects, report, progress=progress, code=code or ())
         changed = changed_sources(objects) if sources else []
         if json:
             out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))

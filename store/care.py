@@ -28,6 +28,7 @@ _ARRAY = re.compile(rf"{_GROUP}/\w+/c\.(?P<shard>\d+)(?:\.\d+)*")
 _METADATA = re.compile(rf"(?:{_GROUP}(?:/\w+)?|(?P<kind>{_KINDS}))/zarr\.json")
 _COMMIT = re.compile(rf"{TABLES}/commits/{_GROUP}/(?P<shard>\d+)\.(?P<what>parquet|sha256)")
 _DEFINITION = re.compile(rf"{TABLES}/groups/{_GROUP}/group(?:\.copy)?\.json")
+_REPORT = re.compile(rf"{TABLES}/quarantine/[0-9a-f]{{16}}\.parquet")
 _PACK = re.compile(rf"{TABLES}/packs/{_GROUP}/(?:pack\.json|[0-9a-f]{{16}}\.parquet)")
 
 
@@ -75,7 +76,7 @@ def survey(objects: Objects) -> Survey:
     lost = {found["group"] for found in commits} - set(groups)
     orphans, strangers = [], []
     for key in keys:
-        if key in needed or key.startswith(f"{HEARTBEATS}/"):
+        if key in needed or key.startswith(f"{HEARTBEATS}/") or _REPORT.fullmatch(key):
             continue
         group, shard, what = _parse(key)
         if group is None:

@@ -45,11 +45,16 @@ def test_extract_prints_one_object_and_resumes_with_the_store_alone(
     assert first.code == 0, first.err
     found = json.loads(first.out)
     assert (found["executed"], found["planned"], found["quarantined"]) == (3, 7, {"not-a-video": 1})
-    second = run("extract", "--store", "s", "--modality", "pose")
+    # A store is data: code that it names runs only where the command names it too.
+    unnamed = run("extract", "--store", "s", "--modality", "pose")
+    assert unnamed.code == 2
+    assert "--pose plain_pose:PlainEstimator; where you trust it, give that option yourself" in one_line(unnamed)
+    named = ("--modality", "pose", "--pose", "plain_pose:PlainEstimator")
+    second = run("extract", "--store", "s", *named)
     assert second.code == 0, second.err
     assert second.out == ""
     assert "4 of 4 in this run" in second.err
-    strict = run("extract", "--store", "s", "--modality", "pose", "--strict", "--retry-quarantined")
+    strict = run("extract", "--store", "s", *named, "--strict", "--retry-quarantined")
     assert strict.code == 1
 
 
