@@ -1,4 +1,5 @@
-"""Words and progress on standard error; results on standard output."""
+"""Words and progress on standard error; results on standard output. All of it passes ``store.printable`` here, since
+names and messages come from files that strangers made."""
 
 from __future__ import annotations
 
@@ -7,29 +8,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.progress import Progress
+from store.printable import UNPRINTABLE, printable
 
 
 def say(line: str = "") -> None:
     """A line for people, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def only_result_on_stdout() -> Iterator[Any]:
     """Send all that anybody prints while the block runs, native libraries included, to standard error.
 
-    Yields a function that prints one line to the real standard output.
+    Yields a function that prints a line (or several, with line breaks between them) to the real standard output.
     """
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
 
     def out(line: str) -> None:
-        os.write(real, (line + "\n").encode())
+        text = "".join(f"{printable(part)}\n" for part in line.split("\n"))
+        os.write(real, text.encode())
 
     try:
         yield out
@@ -40,8 +43,9 @@ def only_result_on_stdout() -> Iterator[Any]:
 
 
 def as_json(value: Any) -> str:
-    """One JSON object on one line; NaN and infinity become null."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    """One JSON object on one line; NaN and infinity become null. What a terminal would obey is escaped as JSON does."""
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -52,6 +56,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
+
+
+def show_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Rows of a name and a value in a table, on standard error. Commands do not belong in it: it breaks lines."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title)), show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(printable(name)), Text(printable(value)))  # no markup, no emoji
+    Console(stderr=True).print(table)
 
 
 def make_progress() -> Progress:
@@ -117,7 +135,10 @@ class _Bar(Progress):
         self._bar.stop()
 
     def note(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._print(line)
 
     def warn(self, line: str) -> None:
-        self._console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+        self._print(f"warning: {line}", style="yellow")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self._console.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.app import app
-from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
 from store.errors import UsageError
 
 Opt = typer.Option
@@ -182,32 +182,27 @@ def _bytes(text: str) -> int:
 
 
 def _show(summary: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from store.quarantine import retry_command
 
-    table = Table(title=f"{summary.dataset}: extraction", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     done = f"{summary.done} of {summary.executed} in this run; {summary.planned} in the plan"
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.quarantined.items()))
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in sorted(summary.stage_seconds.items()))
-    table.add_row("videos with features", done)
-    table.add_row("partial", str(summary.partial))
-    table.add_row("quarantined", kinds or "0")
-    for failure in summary.failures[:5]:
-        table.add_row("", f"{failure['video_id']}: {failure['message']}")
-    table.add_row("listed but not on disk", str(summary.missing))
-    table.add_row("on disk but in no list", str(summary.unlisted))
-    table.add_row("units tried again", str(summary.retried_units))
-    table.add_row("seconds a stage", seconds or "nothing to do")
-    table.add_row("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second")
-    table.add_row("store", summary.store)
+    show_table(
+        f"{summary.dataset}: extraction",
+        [
+            ("videos with features", done),
+            ("partial", str(summary.partial)),
+            ("quarantined", kinds or "0"),
+            *(("", f"{failure['video_id']}: {failure['message']}") for failure in summary.failures[:5]),
+            ("listed but not on disk", str(summary.missing)),
+            ("on disk but in no list", str(summary.unlisted)),
+            ("units tried again", str(summary.retried_units)),
+            ("seconds a stage", seconds or "nothing to do"),
+            ("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second"),
+            ("store", summary.store),
+        ],
+    )
     if summary.quarantine:
-        table.add_row("all that are quarantined", summary.quarantine)
-    Console(stderr=True).print(table, markup=False)
-    # Plain lines, so that a command can be copied whole whatever the terminal's width.
-    if summary.quarantine:
-        say(f"to try the quarantined again: {retry_command(summary.store)}")
+        say(f"all that are quarantined: {summary.quarantine}")
+        say(f"to try these again: {retry_command(summary.store)}")
     say(f"next: {summary.next_command}")

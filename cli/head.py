@@ -11,6 +11,7 @@ from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout
 from pipeline.progress import Progress
 from store.errors import UsageError
+from store.printable import command
 
 if TYPE_CHECKING:
     from pipeline.head import EpochReport
@@ -233,7 +234,7 @@ def _show(result: Any, json: bool, print_result: Any, *, evaluated: bool = False
     if result.directory is not None:
         print_result(f"run: {result.directory}")
         if not evaluated:
-            print_result(f"next: vilp-pipe evaluate --run {result.directory}")
+            print_result(f"next: {command('evaluate', '--run', str(result.directory))}")
 
 
 def _show_zero_shot(found: Any, json: bool, print_result: Any) -> None:

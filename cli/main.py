@@ -10,6 +10,7 @@ from typing import NoReturn
 from cli.app import app
 from cli.console import say
 from store.errors import UsageError, VilpError
+from store.printable import command, one_line
 
 
 class Stopped(BaseException):
@@ -23,6 +24,7 @@ class Stopped(BaseException):
 def _add_commands() -> None:
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     import cli.benchmark
+    import cli.care
     import cli.demo
     import cli.extract
     import cli.head
@@ -49,16 +51,10 @@ def run() -> None:
         say(f"error: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except Stopped as stopped:
-        say(f"stopped; what was committed stays. To go on: {' '.join(_command_line())}")
+        say(f"stopped; what was committed stays. To go on: {command(*sys.argv[1:])}")
         sys.exit(128 + stopped.number)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        say(f"error: {type(error).__name__}: {' '.join(str(error).split())} (run with --debug to see where)")
+        say(f"error: {type(error).__name__}: {one_line(str(error))} (run with --debug to see where)")
         sys.exit(1)
-
-
-def _command_line() -> list[str]:
-    import shlex
-
-    return ["vilp-pipe", *map(shlex.quote, sys.argv[1:])]

@@ -8,6 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from store.printable import command
 
 Opt = typer.Option
 # Quarantined videos that status names one by one.
@@ -57,6 +58,10 @@ def verify(
     repair: Annotated[
         bool, Opt("--repair", help="Restore what has a copy; compute damaged shards again from their videos.")
     ] = False,
+    code: Annotated[
+        list[str] | None,
+        Opt(help="A decoder or estimator (module:name) or config file that the store names and a repair may run."),
+    ] = None,
     sources: Annotated[bool, Opt("--sources", help="Compare the videos on disk with their recorded SHA-256.")] = False,
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -75,7 +80,7 @@ def verify(
         if repair and (report.problems or report.leftovers):
             for problem in report.problems:
                 progress.warn(f"{problem.key} {problem.message}")
-            report = mend(objects, report, progress=progress)
+            report = mend(objects, report, progress=progress, code=code or ())
         changed = changed_sources(objects) if sources else []
         if json:
             out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))
@@ -93,6 +98,7 @@ def verify(
             )
             out(f"digest {report.digest}")
     if report.problems and not repair:
-        say(f"error: damaged objects: {len(report.problems)}; run: vilp-pipe verify --store {objects.url} --repair")
+        repair_command = command("verify", "--store", objects.url, "--repair")
+        say(f"error: damaged objects: {len(report.problems)}; run: {repair_command}")
     if report.problems or changed:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from store.lease import WHOLE, Part
 ENGINES = ("ray", "inline")
 MODALITIES = ("clip", "pose")
 HEATMAPS = ("none", "joints", "limbs")
+ESTIMATORS = ("mmpose", "onnx", "precomputed", "none")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,16 @@ class ExtractConfig:
     def store_url(self) -> str:
         return self.store or f"stores/{self.dataset}"
 
+    def code(self) -> dict[str, str]:
+        """Settings that name Python code which this configuration would run, by option: a decoder or an estimator of
+        the user's, and config files of mmpose, which are programs."""
+        named = {"decoder": self.decoder} if ":" in self.decoder else {}
+        if self.wants_pose and self.pose not in ESTIMATORS:
+            named["pose"] = self.pose
+        if self.wants_pose and self.pose == "mmpose" and self.pose_config and ".py" in self.pose_config:
+            named["pose_config"] = self.pose_config
+        return named
+
     def recipe(self) -> dict[str, Any]:
         """The settings as plain JSON values, kept in the store so that a repair needs no flags."""
         values = asdict(self)
@@ -138,7 +149,8 @@ def parse_part(text: str) -> Part:
 def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     """The configuration for a store: what is given, else what the store's first run used, else the defaults.
 
-    Raises ``UsageError`` where neither a dataset nor a store that exists is named.
+    Raises ``UsageError`` where neither a dataset nor a store that exists is named, and where the store names code to
+    run: a store is data, and may be a stranger's.
     """
     from store.layout import STORE
     from store.objects import open_objects
@@ -158,7 +170,14 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     if "modalities" not in given:
         recipe.pop("modalities", None)
     base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
-    return replace(base, store=url, **given)
+    config = replace(base, store=url, **given)
+    for option, value in config.code().items():
+        if option not in given:
+            flag = f"--{option.replace('_', '-')}"
+            raise UsageError(
+                f"store {url} names code of its own, {flag} {value}; where you trust it, give that option yourself"
+            )
+    return config
 
 
 def default_config(dataset: str) -> ExtractConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
 from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
+from store.printable import command
 from store.quarantine import write_report
 from store.reader import FeatureStore
 from store.sealed import get_sealed
@@ -273,5 +273,5 @@ def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
         missing=reasons.count("missing"),
         unlisted=reasons.count("unlisted"),
         groups=list(graph.modalities()),
-        next_command=shlex.join(["vilp-pipe", "train-head", "--store", named, *head]),
+        next_command=command("train-head", "--store", named, *head),
     )

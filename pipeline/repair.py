@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import load_dataset
 from pipeline.extraction import extract
 from pipeline.graph import make_graph
 from pipeline.progress import Progress
-from store.errors import MissingError, StoreError
+from store.errors import MissingError, StoreError, UsageError
 from store.groups import read_groups
 from store.lease import WHOLE, hold
 from store.objects import Objects
 from store.plan import read_plan
+from store.printable import command
 from store.sealed import canonical
 from store.verify import Report, restore, verify_store
 
 
 def repair(
-    objects: Objects, report: Report, *, progress: Progress, note: Callable[[str], None] = lambda line: None
+    objects: Objects,
+    report: Report,
+    *,
+    progress: Progress,
+    note: Callable[[str], None] = lambda line: None,
+    code: Collection[str] = (),
 ) -> Report:
     """Mend all problems of a report and verify again. Damaged shards are computed from their videos with the recipe
-    that their group keeps. Raises what ``extract`` raises where videos or weights are gone."""
-    _check_recomputable(objects, report)
+    that their group keeps. Raises what ``extract`` raises where videos or weights are gone, and ``UsageError`` where a
+    recipe names code (see ``ExtractConfig.code``) that is not among ``code``: a store is data."""
+    _check_recomputable(objects, report, code)
     with hold(objects, WHOLE) as lease:
         damaged = restore(lease.guard(objects), report)
     groups = read_groups(objects)
@@ -41,7 +48,7 @@ def repair(
     return verify_store(objects, progress=note)
 
 
-def _check_recomputable(objects: Objects, report: Report) -> None:
+def _check_recomputable(objects: Objects, report: Report, code: Collection[str]) -> None:
     """Raise before anything is removed where a damaged shard could not be computed again as it was."""
     groups, videos = read_groups(objects), read_plan(objects).videos
     paths = dict(zip(videos["slot"].to_pylist(), videos["path"].to_pylist(), strict=True))
@@ -50,6 +57,11 @@ def _check_recomputable(objects: Objects, report: Report) -> None:
             continue
         group = groups[problem.group]
         config = ExtractConfig.from_recipe({**group.recipe, "store": objects.url})
+        for value in set(config.code().values()) - set(code):
+            again = command("verify", "--store", objects.url, "--repair", "--code", value)
+            raise UsageError(
+                f"{group.path} was computed by code that the store names; where you trust it, run: {again}"
+            )
         root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
         if (group.modality.parent or group.path) not in make_graph(config, root).modalities():
             raise StoreError(

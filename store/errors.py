@@ -17,6 +17,8 @@ class             what a handler does                                    exit co
 
 from __future__ import annotations
 
+from store.printable import one_line
+
 
 class VilpError(Exception):
     """Base of all deliberate errors. ``kind`` must be one of ``KINDS`` of the class."""
@@ -27,7 +29,7 @@ class VilpError(Exception):
         kind = kind or self.KINDS[0]
         if kind not in self.KINDS:
             raise ValueError(f"kind {kind!r} is not one of {', '.join(self.KINDS)}")
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
         self.kind = kind
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -90,6 +90,10 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
 
+    def prune(self, folder: str) -> None:
+        """Remove a folder and those above it as far as they are empty, where there is such a thing as a folder. Only
+        for one who holds the whole store: a writer that is at work takes the folders that it has made for granted."""
+
     def scan(self, prefix: str = "") -> Listing:
         """What lies directly under a prefix."""
 
@@ -188,7 +192,20 @@ class LocalObjects:
                 self.path(key).unlink()
             except (FileNotFoundError, NotADirectoryError):
                 return
+            reach("deleted")
             _flush_directory(self.path(key).parent)
+
+    def prune(self, folder: str) -> None:
+        path = self.path(folder)
+        while path != self.root:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return  # something lies in it
+            self._settled.discard(path)
+            path = path.parent
 
     def scan(self, prefix: str = "") -> Listing:
         objects, folders = {}, []

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from store.errors import StoreError
 from store.layout import FORMAT, MISSING, STORE, TABLES, VERSION, VIDEOS
 from store.objects import Objects
+from store.printable import command
 from store.sealed import copy_key, get_sealed, put_twice, seal, settle, sha256
 
 
@@ -156,7 +157,8 @@ def read_plan(objects: Objects) -> Plan:
     facts = get_sealed(objects, STORE)
     if facts is None:
         require_no_strangers(objects)
-        raise StoreError(f"no feature store at {objects.url}; make one with: vilp-pipe extract --store {objects.url}")
+        make = command("extract", "--store", objects.url)
+        raise StoreError(f"no feature store at {objects.url}; make one with: {make}")
     return _read_tables(objects, _supported(objects, facts))
 
 

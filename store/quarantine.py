@@ -6,8 +6,6 @@ that a flipped byte shows, and two parts of a run that write it at once cannot m
 
 from __future__ import annotations
 
-import shlex
-
 import pyarrow as pa
 
 from store.commits import QUARANTINED
@@ -15,6 +13,7 @@ from store.layout import QUARANTINE
 from store.objects import Objects
 from store.packs import Commits
 from store.plan import Plan, parquet_bytes
+from store.printable import command
 from store.sealed import sha256
 
 SCHEMA = pa.schema(
@@ -28,7 +27,7 @@ SCHEMA = pa.schema(
 
 def retry_command(url: str) -> str:
     """What computes the quarantined videos of a store again, and nothing else."""
-    return shlex.join(["vilp-pipe", "extract", "--store", url, "--retry-quarantined"])
+    return command("extract", "--store", url, "--retry-quarantined")
 
 
 def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:

@@ -90,6 +90,10 @@ class S3Objects:
             self._guard()
         with self._errors("write", key), contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
+        reach("deleted")
+
+    def prune(self, folder: str) -> None:
+        """Nothing: a bucket has no folders."""
 
     def scan(self, prefix: str = "") -> Listing:
         with self._errors("read", prefix):

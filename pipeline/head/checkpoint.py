@@ -24,6 +24,7 @@ from pipeline.head.metrics import ranking
 from pipeline.head.models import Head, build_head
 from pipeline.head.results import Prediction, RunResult
 from store.errors import MissingError, StoreError, UsageError
+from store.printable import command
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
@@ -72,7 +73,8 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise MissingError(f"no run in {directory}; make one with: vilp-pipe train-head --out {directory}") from None
+        make = command("train-head", "--out", str(directory))
+        raise MissingError(f"no run in {directory}; make one with: {make}") from None
     except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}); train again", kind="store-corrupt") from None
     if data.get("format") != "vilp-run" or data.get("version") != 1:

@@ -6,45 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import stores
-
-from cli.main import run as entry_point
+from command_line import Outcome, Run
 
 TESTS = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
-        code = 0
-        try:
-            entry_point()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capfd.readouterr()
-        return Outcome(code, out, err)
-
-    return call
 
 
 def one_line(outcome: Outcome) -> str:
@@ -77,11 +45,16 @@ def test_extract_prints_one_object_and_resumes_with_the_store_alone(
     assert first.code == 0, first.err
     found = json.loads(first.out)
     assert (found["executed"], found["planned"], found["quarantined"]) == (3, 7, {"not-a-video": 1})
-    second = run("extract", "--store", "s", "--modality", "pose")
+    # A store is data: code that it names runs only where the command names it too.
+    unnamed = run("extract", "--store", "s", "--modality", "pose")
+    assert unnamed.code == 2
+    assert "--pose plain_pose:PlainEstimator; where you trust it, give that option yourself" in one_line(unnamed)
+    named = ("--modality", "pose", "--pose", "plain_pose:PlainEstimator")
+    second = run("extract", "--store", "s", *named)
     assert second.code == 0, second.err
     assert second.out == ""
     assert "4 of 4 in this run" in second.err
-    strict = run("extract", "--store", "s", "--modality", "pose", "--strict", "--retry-quarantined")
+    strict = run("extract", "--store", "s", *named, "--strict", "--retry-quarantined")
     assert strict.code == 1
 
 
@@ -146,7 +119,19 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 
 def test_every_command_has_help(run: Run) -> None:
-    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark"):
+    for command in (
+        "extract",
+        "train-head",
+        "evaluate",
+        "status",
+        "verify",
+        "delete",
+        "gc",
+        "copy",
+        "merge",
+        "demo",
+        "benchmark",
+    ):
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert "Usage: vilp-pipe" in outcome.out.replace("\n", " ")

@@ -45,6 +45,19 @@ def test_what_is_deleted_is_gone(objects: Objects) -> None:
     assert list(objects.list()) == []
 
 
+def test_folders_that_are_empty_are_pruned_and_made_again(objects: Objects) -> None:
+    objects.put("a/deep/er/x", b"1")
+    objects.put("a/y", b"2")
+    objects.prune("a/deep/er")
+    objects.prune("never/was")
+    assert sorted(objects.list()) == ["a/deep/er/x", "a/y"]
+    objects.delete("a/deep/er/x")
+    objects.prune("a/deep/er")
+    assert objects.scan("a").folders == ()
+    objects.put("a/deep/er/x", b"3")
+    assert (objects.get("a/deep/er/x"), objects.get("a/y")) == (b"3", b"2")
+
+
 def test_listing(objects: Objects) -> None:
     assert objects.scan() == objects.scan("nowhere")
     for key in ("top.json", "a/2", "a/10", "a/deep/x", "a/deep/y", "b/z"):
