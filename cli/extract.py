@@ -189,7 +189,10 @@ def _show(summary: Any) -> None:
         table.add_row("", f"{failure['video_id']}: {failure['message']}")
     table.add_row("listed but not on disk", str(summary.missing))
     table.add_row("on disk but in no list", str(summary.unlisted))
-    table.add_row("units tried again", str(summary.retried_units))
+    table.add_row("units tried again", str(len(summary.retried_units)))
+    for retry in summary.retried_units[:5]:
+        what = "class names" if retry["shard"] is None else f"shard {retry['shard']}"
+        table.add_row("", f"{what}, {retry['times']} times: {'; '.join(retry['why'])}")
     table.add_row("seconds a stage", seconds or "nothing to do")
     table.add_row("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second")
     table.add_row("store", summary.store)

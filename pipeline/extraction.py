@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
-from pipeline.engines.lanes import run_lanes
+from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
+from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
 from pipeline.plan import Unit, compare, count_videos, extend_plan, make_plan, pending_units
 from pipeline.progress import Progress
@@ -97,7 +99,7 @@ def dry_run(config: ExtractConfig) -> dict[str, Any]:
         "shards": len(units),
         "bytes": count_videos(units) * video_bytes,
         "groups": ", ".join(graph.modalities()),
-        "lanes": lanes(config),
+        "lanes": Sizing.of(config, graph).lanes(cpus(), machine_memory()),
     }
 
 
@@ -167,24 +169,34 @@ def _run(
     with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
         text = beside.submit(_write_text, objects, config, plan, engine, clip, lease) if texts and clip else None
         progress.begin("extracting", count_videos(units))
-        for result in run_lanes(engine, graph, units, lanes(config), root, progress.advance):
+        for result in run_lanes(engine, graph, units, root, progress.advance):
             summary.add(result.rows, video_ids)
-            summary.retried_units += result.attempts > 1
-        if text is not None:
-            text.result()
+            if result.retries:
+                summary.retried(result.unit.shard, result.retries)
+                progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
+        if text is not None and (losses := text.result()):
+            summary.retried(None, losses)
         progress.end()
 
 
 def _write_text(
     objects: LocalObjects, config: ExtractConfig, plan: Plan, engine: Any, clip: Branch, lease: Lease
-) -> None:
-    """Class names through the text tower, committed: beside the first units, since it takes seconds."""
+) -> list[str]:
+    """Class names through the text tower, committed: beside the first units, since it takes seconds. Returns lines that
+    say what was done again, and why."""
     from stages.clip.text import text_arrays, text_modality
 
-    text = engine.call(clip, "encode_text", plan.class_names)
+    text, losses = None, []
+    while text is None:
+        try:
+            text = engine.call(clip, "encode_text", plan.class_names)
+        except WorkerLostError as loss:
+            losses.append(f"began again: {loss}")
+            bound_losses("encoding of class names", len(losses), loss)
     modality = text_modality(clip.modality, text)
     add_modality(objects, plan, modality, config.recipe(), {})
     write_text_set(objects, modality, text_arrays(text), lease)
+    return losses
 
 
 def _has_text(objects: LocalObjects, clip: str) -> bool:
@@ -192,29 +204,19 @@ def _has_text(objects: LocalObjects, clip: str) -> bool:
     return folder.is_dir() and any(committed_shards(objects, f"{clip}/text/{path.name}") for path in folder.iterdir())
 
 
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def lanes(config: ExtractConfig) -> int:
-    """Lanes that fit into the CPUs and into the memory for frames in flight: three chunks a lane at most."""
-    memory = config.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return max(1, min(max(2, cpus() // 2), memory // (3 * config.chunk_bytes)))
-
-
 @contextlib.contextmanager
 def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator[Any]:
     engine: Any
+    sizing = Sizing.of(config, graph)
+    graph = dataclasses.replace(graph, decode=dataclasses.replace(graph.decode, chunk_bytes=sizing.chunk_bytes))
     if config.engine == "inline":
         from pipeline.engines.inline import InlineEngine
 
-        engine = InlineEngine(graph, write)
+        engine = InlineEngine(graph, write, lanes=sizing.lanes(cpus(), machine_memory()))
     else:
         from pipeline.engines.ray import RayEngine
 
-        object_bytes = max(1 << 30, 4 * lanes(config) * config.chunk_bytes)
-        engine = RayEngine(graph, write, address=config.ray_address, object_bytes=object_bytes, cpus=cpus())
+        engine = RayEngine(graph, write, sizing, address=config.ray_address)
     try:
         yield engine
     finally:
