@@ -196,7 +196,8 @@ def _show(summary: Any) -> None:
             *(("", f"{failure['video_id']}: {failure['message']}") for failure in summary.failures[:5]),
             ("listed but not on disk", str(summary.missing)),
             ("on disk but in no list", str(summary.unlisted)),
-            ("units tried again", str(summary.retried_units)),
+            ("units tried again", str(len(summary.retried_units))),
+            *(("", _retried(retry)) for retry in summary.retried_units[:5]),
             ("seconds a stage", seconds or "nothing to do"),
             ("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second"),
             ("store", summary.store),
@@ -206,3 +207,8 @@ def _show(summary: Any) -> None:
         say(f"all that are quarantined: {summary.quarantine}")
         say(f"to try these again: {retry_command(summary.store)}")
     say(f"next: {summary.next_command}")
+
+
+def _retried(retry: dict[str, Any]) -> str:
+    what = "class names" if retry["shard"] is None else f"shard {retry['shard']}"
+    return f"{what}, {retry['times']} times: {'; '.join(retry['why'])}"

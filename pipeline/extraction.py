@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
-from pipeline.engines.lanes import run_lanes
+from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
+from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
 from pipeline.plan import Changes, Work, compare, make_plan, pending, refresh_files, update_plan
 from pipeline.progress import Progress
@@ -105,7 +107,7 @@ def dry_run(config: ExtractConfig) -> dict[str, Any]:
         "shards": len(work.shards),
         "bytes": work.num_videos * video_bytes,
         "groups": ", ".join(graph.modalities()),
-        "lanes": lanes(config),
+        "lanes": Sizing.of(config, graph).lanes(cpus(), machine_memory()),
     }
 
 
@@ -191,21 +193,21 @@ def _run(
     pack_every = max(PACK_FROM, plan.num_shards // 16)
     write = WriteConfig(objects.url, plan.shard_len, lease)
     with _engine(config, graph, write) as engine, ThreadPoolExecutor(1) as beside:
-        text = (
-            beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
-            if texts and clip
-            else None
-        )
+        text = None
+        if texts and clip:
+            text = beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
         progress.begin("extracting", work.num_videos)
-        for result in run_lanes(engine, graph, list(work), lanes(config), work.root, progress.advance):
+        for result in run_lanes(engine, graph, work, work.root, progress.advance):
             summary.add(result.rows, plan)
-            summary.retried_units += result.attempts > 1
+            if result.retries:
+                summary.retried(result.unit.shard, result.retries)
+                progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
             since_packed += 1
             if since_packed == pack_every:
                 _pack(objects, graph, plan, lease)
                 since_packed = 0
-        if text is not None:
-            text.result()
+        if text is not None and (losses := text.result()):
+            summary.retried(None, losses)
         progress.end()
 
 
@@ -216,15 +218,23 @@ def _pack(objects: Objects, graph: Graph, plan: Plan, lease: Lease) -> None:
 
 def _write_text(
     objects: Objects, config: ExtractConfig, class_names: Sequence[str], engine: Any, clip: Branch, lease: Lease
-) -> None:
-    """Class names through the text tower, committed: beside the first units, since it takes seconds."""
+) -> list[str]:
+    """Class names through the text tower, committed: beside the first units, since it takes seconds. Returns lines that
+    say what was done again, and why."""
     from stages.clip.text import text_arrays, text_modality
 
-    text = engine.call(clip, "encode_text", class_names)
+    text, losses = None, []
+    while text is None:
+        try:
+            text = engine.call(clip, "encode_text", class_names)
+        except WorkerLostError as loss:
+            losses.append(f"began again: {loss}")
+            bound_losses("encoding of class names", len(losses), loss)
     modality = text_modality(clip.modality, text)
     with planning(objects) as ours:  # another part may have extended the plan meanwhile
         add_modality(ours, read_plan(ours), modality, config.recipe(), {})
     write_text_set(lease.guard(objects), modality, text_arrays(text))
+    return losses
 
 
 def _has_text(objects: Objects, clip: str) -> bool:
@@ -232,29 +242,19 @@ def _has_text(objects: Objects, clip: str) -> bool:
     return any(committed_shards(objects, f"{clip}/text/{name}") for name in names)
 
 
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def lanes(config: ExtractConfig) -> int:
-    """Lanes that fit into the CPUs and into the memory for frames in flight: three chunks a lane at most."""
-    memory = config.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return max(1, min(max(2, cpus() // 2), memory // (3 * config.chunk_bytes)))
-
-
 @contextlib.contextmanager
 def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator[Any]:
     engine: Any
+    sizing = Sizing.of(config, graph)
+    graph = dataclasses.replace(graph, decode=dataclasses.replace(graph.decode, chunk_bytes=sizing.chunk_bytes))
     if config.engine == "inline":
         from pipeline.engines.inline import InlineEngine
 
-        engine = InlineEngine(graph, write)
+        engine = InlineEngine(graph, write, lanes=sizing.lanes(cpus(), machine_memory()))
     else:
         from pipeline.engines.ray import RayEngine
 
-        object_bytes = max(1 << 30, 4 * lanes(config) * config.chunk_bytes)
-        engine = RayEngine(graph, write, address=config.ray_address, object_bytes=object_bytes, cpus=cpus())
+        engine = RayEngine(graph, write, sizing, address=config.ray_address)
     try:
         yield engine
     finally:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ExtractConfig
-from stages.decode import DecodeConfig, decoder_record
+from stages.decode import DecodeConfig, DecodeWorker, decoder_record
+from stages.write import ShardWriter, WriteConfig
 from store.schema import ArraySpec, Modality
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ class Graph:
 
     decode: DecodeConfig
     branches: tuple[Branch, ...]
+
+    def decoder(self, *, ring: int) -> DecodeWorker:
+        """The decoding stage, not yet set up; see ``DecodeWorker`` for ``ring``."""
+        return DecodeWorker(self.decode, ring=ring)
+
+    def writer(self, config: WriteConfig) -> ShardWriter:
+        """The write stage."""
+        return ShardWriter(config)
 
     def modalities(self) -> dict[str, Modality]:
         """Every group that the run fills, by path: features and the frames they come from."""

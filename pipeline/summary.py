@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ from store.plan import Plan
 class Summary:
     """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
     ``quarantined`` (by error kind) are counted; ``quarantine`` is where the report on all quarantined videos of the
-    store lies. Stage seconds add up over workers."""
+    store lies. Stage seconds add up over workers. ``retried_units`` are those of which something was done again because
+    a worker or a node died: ``shard`` (None: the class names), how many ``times``, and ``why``, a line each."""
 
     store: str
     dataset: str
@@ -29,7 +30,7 @@ class Summary:
     partial: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
-    retried_units: int = 0
+    retried_units: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -68,6 +69,10 @@ class Summary:
         self.failures += [
             {"video_id": ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
         ]
+
+    def retried(self, shard: int | None, why: Sequence[str]) -> None:
+        """Something of a unit was done again, for one reason each time."""
+        self.retried_units.append({"shard": shard, "times": len(why), "why": list(why)})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

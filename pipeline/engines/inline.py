@@ -11,57 +11,65 @@ from pipeline.engines.lanes import Decoded
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
-from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
+from stages.decode import DecodeOutcome
 from stages.types import VideoRef
-from stages.write import ShardWriter, WriteConfig
+from stages.write import WriteConfig
 from store.commits import CommitRow
-
-
-class InlineLane:
-    """A decoder in a child process."""
-
-    def __init__(self, config: DecodeConfig) -> None:
-        self._worker = DecodeWorker(config)
-        self._worker.setup()
-
-    def decode(self, refs: Sequence[VideoRef]) -> Decoded:
-        chunk = self._worker(refs)
-        return Decoded(without_frames(chunk.results), clips_of(chunk.results), chunk.remaining)
-
-    def cancel(self) -> None:
-        self._worker.cancel()
-
-    def close(self) -> None:
-        self._worker.close()
 
 
 class InlineEngine:
     """Each stage has threads of its own, so that CLIP and pose run side by side."""
 
-    lost: tuple[type[Exception], ...] = ()  # there is no worker to lose: a dead decoder is its lane's business
-
-    def __init__(self, graph: Graph, write: WriteConfig) -> None:
-        self._graph = graph
-        self._writer = ShardWriter(write)
+    def __init__(self, graph: Graph, write: WriteConfig, *, lanes: int) -> None:
+        self._lanes = lanes
+        self.graph = graph
+        self.writer = graph.writer(write)
         self._stages = {branch.modality.path: branch.build() for branch in graph.branches}
         self._threads = {
             branch.modality.path: ThreadPoolExecutor(branch.parallel, branch.modality.kind) for branch in graph.branches
         }
         self._ready = {path: self._threads[path].submit(stage.setup) for path, stage in self._stages.items()}
 
+    def capacity(self) -> int:
+        return self._lanes
+
+    def lane(self) -> InlineLane:
+        return InlineLane(self)
+
     def call(self, branch: Branch, method: str, *arguments: Any) -> Any:
         """Call a method of a branch's stage, such as ``encode_text``."""
         path = branch.modality.path
-        self._ready[path].result()
-        return self._threads[path].submit(getattr(self._stages[path], method), *arguments).result()
-
-    def lane(self) -> InlineLane:
-        return InlineLane(self._graph.decode)
+        return self.submit(path, getattr(self._stages[path], method), *arguments).result()
 
     def encode(self, branch: Branch, decoded: Decoded) -> Future[Encoded]:
         path = branch.modality.path
+        return self.submit(path, encode, self._stages[path], branch, decoded.clips)
+
+    def submit(self, path: str, function: Any, *arguments: Any) -> Future[Any]:
         self._ready[path].result()
-        return self._threads[path].submit(encode, self._stages[path], branch, decoded.clips)
+        return self._threads[path].submit(function, *arguments)
+
+    def close(self) -> None:
+        for thread in self._threads.values():
+            thread.shutdown(wait=True, cancel_futures=True)
+
+
+class InlineLane:
+    """A decoder in a child process; encoders and writer are the engine's. There is no worker to lose: a decoding
+    process that dies is its ``DecodeWorker``'s business."""
+
+    def __init__(self, engine: InlineEngine) -> None:
+        self._engine = engine
+        # Chunks are read where they lie while the next one is decoded.
+        self._decoder = engine.graph.decoder(ring=3)
+        self._decoder.setup()
+
+    def decode(self, refs: Sequence[VideoRef]) -> Decoded:
+        chunk = self._decoder(refs)
+        return Decoded(without_frames(chunk.results), clips_of(chunk.results), chunk.remaining, chunk.retries)
+
+    def encode(self, branch: Branch, decoded: Decoded) -> Future[Encoded]:
+        return self._engine.encode(branch, decoded)
 
     def wait(self, handles: Sequence[Future[Encoded]]) -> None:
         wait_futures(handles)
@@ -70,8 +78,10 @@ class InlineEngine:
         self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Future[Encoded]]]
     ) -> dict[str, list[CommitRow]]:
         encoded = {path: [future.result() for future in futures] for path, futures in handles.items()}
-        return write_unit(self._writer, self._graph, unit, outcomes, encoded)
+        return write_unit(self._engine.writer, self._engine.graph, unit, outcomes, encoded)
+
+    def cancel(self) -> None:
+        self._decoder.cancel()
 
     def close(self) -> None:
-        for thread in self._threads.values():
-            thread.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()

@@ -1,17 +1,22 @@
 """Running units of work in lanes.
 
 A lane is a thread that takes one unit (a shard) after the other and has a decoder of its own. It decodes a chunk of
-videos while the chunk before is being encoded, so at most two chunks of frames a lane are alive at any time: memory is
-bounded by the number of lanes, however many videos there are. Lanes share the encoders. While one lane waits for its
-last encodings and writes, the others keep the encoders busy, which is why there are at least two.
+videos while the chunk before is being encoded, so few chunks of frames a lane are alive at any time: memory is bounded
+by the number of lanes, however many videos there are. Lanes share the encoders. While one lane waits for its last
+encodings and writes, the others keep the encoders busy, which is why there are at least two.
+
+The engine says how many lanes its machines hold, and is asked again while the run goes on: a node that joins late gets
+lanes. A lane that loses a worker or its node ends, its unit begins again in another one, and the result says why. Units
+are taken from an iterator one by one as lanes become free, so they need not fit into memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,21 +31,45 @@ from store.errors import RetryError, StoreError
 
 ENVIRONMENT_FAILURES_IN_A_ROW = 8
 UNIT_ATTEMPTS = 3
+# How often the engine is asked for its capacity, and how long it may have none.
+LOOK_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0
+# Results that lanes may be ahead of whoever reads them.
+_UNREAD = 16
+_MOST_LANES = 4096
+
+
+class WorkerLostError(Exception):
+    """A worker or its node died: no fault of the unit, which has to begin again. The message is one line that says who
+    died, and where."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded chunk: outcomes without frames, a handle on the clips with frames, and the refs still to decode."""
+    """A decoded chunk: outcomes without frames, a handle on the clips with frames, and the refs still to decode.
+    ``retries`` are lines that say what was decoded once more, and why."""
 
     outcomes: Sequence[DecodeOutcome]
     clips: Any
     remaining: Sequence[VideoRef]
+    retries: Sequence[str] = ()
 
 
 class Lane(Protocol):
-    """One lane of an engine."""
+    """One lane of an engine: all that a unit goes through. Handles of encodings are the engine's own. Every method may
+    raise ``WorkerLostError``; only ``close`` may follow."""
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded: ...
+
+    def encode(self, branch: Branch, decoded: Decoded) -> Any:
+        """Begin to encode a chunk; returns a handle."""
+
+    def wait(self, handles: Sequence[Any]) -> None:
+        """Return when these encodings are done."""
+
+    def write(
+        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, list[CommitRow]]: ...
 
     def cancel(self) -> None:
         """Make a ``decode`` that another thread waits for raise."""
@@ -49,30 +78,23 @@ class Lane(Protocol):
 
 
 class Engine(Protocol):
-    """Where the stages of a graph run. Handles of encodings are the engine's own; ``wait`` returns when they are
-    done."""
+    """Where the stages of a graph run."""
 
-    lost: tuple[type[Exception], ...]
+    def capacity(self) -> int:
+        """Lanes that the engine's machines hold at present."""
 
-    def lane(self) -> Lane: ...
-
-    def encode(self, branch: Branch, decoded: Decoded) -> Any: ...
-
-    def wait(self, handles: Sequence[Any]) -> None: ...
-
-    def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Any]]
-    ) -> Mapping[str, list[CommitRow]]: ...
+    def lane(self) -> Lane:
+        """Open a lane where there is room. May raise ``WorkerLostError``."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """A committed unit: its rows by group."""
+    """A committed unit: its rows by group. ``retries`` are lines that say what was done again for it, and why."""
 
     unit: Unit
     rows: Mapping[str, list[CommitRow]]
     seconds: float
-    attempts: int
+    retries: tuple[str, ...]
 
 
 @dataclass
@@ -106,61 +128,88 @@ class _Health:
 def run_lanes(
     engine: Engine,
     graph: Graph,
-    units: Sequence[Unit],
-    lanes: int,
+    units: Iterable[Unit],
     root: Path,
     advance: Callable[[int], None] = lambda videos: None,
 ) -> Iterator[UnitResult]:
     """Run all units and yield each as it is committed, in no particular order.
 
     ``advance`` is told, from any thread, how many more videos are through the encoders; a negative number where a unit
-    has to begin again. The first error of any lane ends the run: no new unit is begun, and units in flight are dropped;
-    what was committed stays.
+    has to begin again. The first error of any lane, or of ``units``, ends the run: no new unit is begun, and units in
+    flight are dropped; what was committed stays.
+
+    Raises ``StoreError`` (``too-many-failures``) where the environment fails, where the same unit loses its worker
+    again and again, and where no machine is left.
     """
-    queue: SimpleQueue[Unit] = SimpleQueue()
-    for unit in units:
-        queue.put(unit)
-    results: SimpleQueue[UnitResult] = SimpleQueue()
-    run = _Run(engine, graph, _Health(root), advance)
-    open_lanes: list[Lane] = []
-
-    def work() -> None:
-        lane = engine.lane()
-        open_lanes.append(lane)
+    run = _Run(engine, graph, _Health(root), advance, _Queue(units))
+    lanes = capacity = 0
+    look_at, give_up_at = 0.0, time.monotonic() + PATIENCE_SECONDS
+    with ThreadPoolExecutor(_MOST_LANES, thread_name_prefix="lane") as pool:
         try:
-            while not run.stop.is_set():
-                try:
-                    unit = queue.get_nowait()
-                except Empty:
+            while True:
+                now = time.monotonic()
+                if now >= look_at or lanes < capacity:
+                    capacity, look_at = min(engine.capacity(), _MOST_LANES), now + LOOK_SECONDS
+                while lanes < capacity and run.queue:
+                    pool.submit(run.work).add_done_callback(run.events.put)
+                    lanes += 1
+                if lanes or capacity:
+                    give_up_at = now + PATIENCE_SECONDS
+                if not lanes and not run.queue:
                     return
-                result = run.unit(lane, unit)
-                if result is not None:
-                    results.put(result)
-        except BaseException:
-            run.stop.set()
-            raise
+                if now > give_up_at:
+                    raise StoreError(
+                        f"no machine with a CPU has been left to the run for {PATIENCE_SECONDS:.0f} seconds; bring one "
+                        "back and run the same command",
+                        kind="too-many-failures",
+                    )
+                try:
+                    event = run.events.get(timeout=LOOK_SECONDS)
+                except Empty:
+                    continue
+                if isinstance(event, UnitResult):
+                    run.unread.release()
+                    yield event
+                else:
+                    lanes -= 1
+                    event.result()
         finally:
-            lane.close()
-
-    with ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane") as pool:
-        pending = {pool.submit(work) for _ in range(min(lanes, len(units)))}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-                yield from _drain(results)
-                for future in done:
-                    future.result()
-        except BaseException:
-            run.stop.set()
-            for lane in open_lanes:
-                lane.cancel()
-            raise
-    yield from _drain(results)
+            run.cancel()
 
 
-def _drain(results: SimpleQueue[UnitResult]) -> Iterator[UnitResult]:
-    while not results.empty():
-        yield results.get()
+@dataclass(frozen=True)
+class _Task:
+    """A unit to run, and what was done again for it so far."""
+
+    unit: Unit
+    losses: int = 0
+    retries: tuple[str, ...] = ()
+
+
+class _Queue:
+    """Hands out units to the lanes: those that have to begin again first, then the next of the iterator, which is not
+    asked for more than one ahead."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._new = (_Task(unit) for unit in units)
+        self._waiting: list[_Task] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> _Task | None:
+        """The next task; None where there is none at present."""
+        with self._lock:
+            return self._waiting.pop() if self._waiting else next(self._new, None)
+
+    def put_back(self, task: _Task) -> None:
+        with self._lock:
+            self._waiting.append(task)
+
+    def __bool__(self) -> bool:
+        """Whether there is a task to take."""
+        with self._lock:
+            if not self._waiting:
+                self._waiting.extend(itertools.islice(self._new, 1))
+            return bool(self._waiting)
 
 
 @dataclass
@@ -171,23 +220,66 @@ class _Run:
     graph: Graph
     health: _Health
     advance: Callable[[int], None]
+    queue: _Queue
+    events: SimpleQueue[UnitResult | Future[None]] = field(default_factory=SimpleQueue)
+    unread: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_UNREAD))
     stop: threading.Event = field(default_factory=threading.Event)
+    open: set[Lane] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def unit(self, lane: Lane, unit: Unit) -> UnitResult | None:
-        """Run one unit, again from its beginning where the engine lost a worker or a node. None when told to stop."""
+    def cancel(self) -> None:
+        """Begin no new unit, and drop those in flight."""
+        self.stop.set()
+        self.unread.release(_MOST_LANES)
+        with self.lock:
+            for lane in self.open:
+                lane.cancel()
+
+    def work(self) -> None:
+        """Work in one lane until there are no more units, or until it loses a worker: its unit then begins again in
+        another lane, wherever there is room."""
+        lane = None
+        try:
+            while not self.stop.is_set() and (task := self.queue.take()) is not None:
+                retries = list(task.retries)
+                try:
+                    lane = lane or self._open()
+                    result = self._unit(lane, task.unit, retries)
+                except WorkerLostError as loss:
+                    self.queue.put_back(_again(task, retries, loss))
+                    return
+                if result is not None:
+                    self.unread.acquire()
+                    self.events.put(result)
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            if lane is not None:
+                with self.lock:
+                    self.open.discard(lane)
+                lane.close()
+
+    def _open(self) -> Lane:
+        lane = self.engine.lane()
+        with self.lock:
+            self.open.add(lane)
+        return lane
+
+    def _unit(self, lane: Lane, unit: Unit, retries: list[str]) -> UnitResult | None:
+        """Run one unit; ``retries`` grows by what is done again. None when told to stop."""
         began = time.monotonic()
-        for attempt in range(1, UNIT_ATTEMPTS + 1):
-            outcomes: list[DecodeOutcome] = []
-            try:
-                rows = self._attempt(lane, unit, outcomes)
-                return None if rows is None else UnitResult(unit, rows, time.monotonic() - began, attempt)
-            except self.engine.lost:
-                self.advance(-len(outcomes))
-                if attempt == UNIT_ATTEMPTS or self.stop.is_set():
-                    raise
-        raise AssertionError("unreachable")
+        outcomes: list[DecodeOutcome] = []
+        try:
+            rows = self._attempt(lane, unit, outcomes, retries)
+        except WorkerLostError:
+            self.advance(-len(outcomes))
+            raise
+        return None if rows is None else UnitResult(unit, rows, time.monotonic() - began, tuple(retries))
 
-    def _attempt(self, lane: Lane, unit: Unit, outcomes: list[DecodeOutcome]) -> Mapping[str, list[CommitRow]] | None:
+    def _attempt(
+        self, lane: Lane, unit: Unit, outcomes: list[DecodeOutcome], retries: list[str]
+    ) -> Mapping[str, list[CommitRow]] | None:
         """One attempt at a unit. ``outcomes`` grows by each chunk that is through the encoders."""
         branches = [branch for branch in self.graph.branches if branch.modality.path in unit.groups]
         handles: dict[str, list[Any]] = {branch.modality.path: [] for branch in branches}
@@ -198,20 +290,40 @@ class _Run:
                 return None
             decoded = lane.decode(remaining)
             remaining = decoded.remaining
+            retries += decoded.retries
             self.health.judge(decoded.outcomes)
             encodings = []
             if any(outcome.video is not None for outcome in decoded.outcomes):
-                encodings = [self.engine.encode(branch, decoded) for branch in branches]
+                encodings = [lane.encode(branch, decoded) for branch in branches]
                 for branch, handle in zip(branches, encodings, strict=True):
                     handles[branch.modality.path].append(handle)
             # Only now, so that the encoders have the next chunk at hand when they are through with this one.
-            self._finish(*before, outcomes)
+            self._finish(lane, *before, outcomes)
             before = (decoded.outcomes, encodings)
-        self._finish(*before, outcomes)
-        return self.engine.write(unit, outcomes, handles)
+        self._finish(lane, *before, outcomes)
+        return lane.write(unit, outcomes, handles)
 
-    def _finish(self, chunk: Sequence[DecodeOutcome], handles: Sequence[Any], outcomes: list[DecodeOutcome]) -> None:
+    def _finish(
+        self, lane: Lane, chunk: Sequence[DecodeOutcome], handles: Sequence[Any], outcomes: list[DecodeOutcome]
+    ) -> None:
         """Wait for the encodings of a chunk."""
-        self.engine.wait(handles)
+        lane.wait(handles)
         outcomes += chunk
         self.advance(len(chunk))
+
+
+def _again(task: _Task, retries: Sequence[str], loss: WorkerLostError) -> _Task:
+    """The task as it begins again after a loss."""
+    losses = task.losses + 1
+    bound_losses(f"shard {task.unit.shard}", losses, loss)
+    return _Task(task.unit, losses, (*retries, f"began again: {loss}"))
+
+
+def bound_losses(what: str, losses: int, loss: WorkerLostError) -> None:
+    """Raise ``StoreError`` where something has lost its worker too often to be tried again."""
+    if losses >= UNIT_ATTEMPTS:
+        raise StoreError(
+            f"{what} was begun {losses} times, and each time a worker was lost, the last time: {loss}; look at that "
+            "machine's memory and logs, and run the same command again",
+            kind="too-many-failures",
+        )

@@ -1,185 +1,363 @@
 """The Ray engine: decoders, encoders and writers are actors, on this machine or on a cluster.
 
-Frames lie once in Ray's object store, from which both branches read them; features go from the encoders to a writer
-without passing through this process. Actors take small fractions of a CPU, since what they use is set by ``setup`` and
-by their number, and Ray's own counting would leave cores idle; Ray would also set OMP_NUM_THREADS from it.
+Every node has encoders and a writer of its own, which its lanes share: frames lie once in the node's object store, from
+which both branches read them, features go from the encoders to the writer without passing through this process, and
+neither crosses the network. Where the cluster has GPUs, encoders run on those alone, and nodes without one send them
+the frames that they decode. Nodes that join while a run goes on get lanes, and nodes that die lose them.
+
+Actors take small fractions of a CPU, since what they use is set by ``setup`` and by their number, and Ray's own
+counting would leave cores idle; Ray would also set OMP_NUM_THREADS from it. Ray neither restarts an actor nor repeats a
+call: the lane that waits for it learns of the loss, its unit begins again, and the actor is replaced.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engines.lanes import Decoded
+from pipeline.engines.environment import machine_environment, refuse_other
+from pipeline.engines.lanes import Decoded, WorkerLostError
+from pipeline.engines.sizing import LANE_CHUNKS, Sizing, cpus, machine_memory
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
-from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
+from stages.decode import DecodeOutcome
 from stages.types import Clip, VideoRef
-from stages.write import ShardWriter, WriteConfig
+from stages.write import WriteConfig
 from store.commits import CommitRow
 from store.errors import VilpError
 
 ACTOR_CPUS = 0.01
 
+# What Ray raises where a worker or a node died, or objects with it, in words. Errors of the stages themselves are not
+# among these.
+_LOST: dict[type[Exception], str] = {
+    ray.exceptions.OutOfMemoryError: "Ray killed it, since its machine was running out of memory",
+    ray.exceptions.ActorDiedError: "its process died",
+    ray.exceptions.ActorUnavailableError: "it cannot be reached",
+    ray.exceptions.ActorUnschedulableError: "its node is gone",
+    ray.exceptions.NodeDiedError: "its node died",
+    ray.exceptions.ObjectLostError: "what it was to read was lost with another node",
+    ray.exceptions.RayActorError: "it died",
+    ray.exceptions.WorkerCrashedError: "its process crashed",
+}
 
-class _Decoder:
-    """A supervised decoder in an actor. A dead decoding process costs one video; a dead actor costs one call,
-    retried."""
 
-    def __init__(self, config: DecodeConfig) -> None:
-        self._worker = DecodeWorker(config)
-        self._worker.setup()
+class _Worker:
+    """A stage in an actor. It is built and set up by a call and not when the actor starts, so that errors arrive as
+    they were raised.
+
+    driver  environment of the driver, to be the same here; ``node`` is this one's name
+    """
+
+    def __init__(self, build: Callable[[], Any], driver: Mapping[str, Any], node: str) -> None:
+        self._build, self._driver, self._node = build, driver, node
+        self._lock = threading.Lock()
+        self._stage: Any = None
+
+    def setup(self) -> None:
+        """Refuse a node that is not like the driver's, then set up the stage, unless another lane had that done."""
+        with self._lock:
+            if self._stage is None:
+                stage = self._build()
+                refuse_other(_environment(stage), self._driver, self._node)
+                stage.setup()
+                self._stage = stage
+
+
+class _Decoder(_Worker):
+    """A supervised decoder in an actor. A dead decoding process costs a video, a dead actor the attempt at a unit."""
 
     def decode(self, refs: Sequence[VideoRef]) -> tuple[Any, list[Clip]]:
-        chunk = self._worker(refs)
-        return (without_frames(chunk.results), chunk.remaining), clips_of(chunk.results)
+        chunk = self._stage(refs)
+        return (without_frames(chunk.results), chunk.remaining, chunk.retries), clips_of(chunk.results)
 
 
-class _Encoder:
+class _Encoder(_Worker):
     """A CLIP or pose stage in an actor."""
 
-    def __init__(self, branch: Branch) -> None:
-        self._branch = branch
-        self._stage = branch.build()
-        self._stage.setup()
-
-    def encode(self, clips: list[Clip]) -> tuple[Encoded, bool]:
-        return encode(self._stage, self._branch, clips), True
+    def encode(self, branch: Branch, clips: list[Clip]) -> tuple[Encoded, bool]:
+        return encode(self._stage, branch, clips), True
 
     def call(self, method: str, arguments: Sequence[Any]) -> Any:
         return getattr(self._stage, method)(*arguments)
 
 
-class _Writer:
+class _Writer(_Worker):
     """A writer in an actor, beside the features that it reads."""
 
-    def __init__(self, graph: Graph, config: WriteConfig) -> None:
-        self._graph = graph
-        self._writer = ShardWriter(config)
-
     def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], paths: Sequence[str], *encoded: Encoded
+        self, graph: Graph, unit: Unit, outcomes: Sequence[DecodeOutcome], paths: Sequence[str], *encoded: Encoded
     ) -> dict[str, list[CommitRow]]:
-        by_path: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in self._graph.branches}
+        by_path: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in graph.branches}
         for path, part in zip(paths, encoded, strict=True):
             by_path[path].append(part)
-        return write_unit(self._writer, self._graph, unit, outcomes, by_path)
+        return write_unit(self._stage, graph, unit, outcomes, by_path)
 
 
-def _get(refs: Any) -> Any:
-    """``ray.get`` that raises our own errors as they were raised, without Ray's wrapping."""
-    try:
-        return ray.get(refs)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, VilpError) else None
-        raise (cause or error) from None
+def _environment(stage: Any) -> dict[str, Any]:
+    own = stage.environment() if hasattr(stage, "environment") else {}
+    return {**machine_environment(), **own}
 
 
-class RayLane:
-    """A lane whose decoder is an actor."""
+@dataclass(eq=False)
+class _Actor:
+    """An actor, what to call it for people, and whether it is known to have died."""
 
-    def __init__(self, config: DecodeConfig) -> None:
-        self._actor = _remote(_Decoder).remote(config)
+    handle: Any
+    name: str
+    died: bool = False
 
-    def decode(self, refs: Sequence[VideoRef]) -> Decoded:
-        facts, clips = self._actor.decode.options(num_returns=2).remote(list(refs))
-        outcomes, remaining = _get(facts)
-        return Decoded(outcomes, clips, remaining)
+    def get(self, reference: Any) -> Any:
+        """``ray.get`` that raises our own errors as they were raised, and ``WorkerLostError`` where the actor died, or
+        something that it needs."""
+        try:
+            return ray.get(reference)
+        except tuple(_LOST) as error:
+            # A task error says that the actor lives, and reports the death of another.
+            self.died |= not isinstance(error, ray.exceptions.RayTaskError)
+            words = next(words for kind, words in _LOST.items() if isinstance(error, kind))
+            raise WorkerLostError(f"{self.name} was lost: {words}") from error
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, VilpError) else error) from None
 
-    def cancel(self) -> None:
-        self.close()
 
-    def close(self) -> None:
-        if ray.is_initialized():
-            ray.kill(self._actor)
+@dataclass(frozen=True)
+class _Encoding:
+    """Features, which stay in the object store, and a flag that they are there."""
+
+    features: Any
+    done: Any
+    encoder: _Actor
+
+
+@dataclass
+class _Node:
+    """A node of the cluster: how many lanes it holds and has, and what they share."""
+
+    id: str
+    name: str
+    room: int
+    lanes: int = 0
+    encoders: dict[str, list[_Actor]] = field(default_factory=dict)
+    writer: _Actor = field(init=False)
 
 
 class RayEngine:
     """Connects to a cluster, or starts one on this machine, and ends what it started.
 
-    address         of a running cluster; None starts one here
-    object_bytes    size of the object store of a cluster that is started here
+    address  of a running cluster; None starts one here
     """
 
-    # A worker or a node died, more often than Ray's own retries mend. Errors of the stages themselves are not among
-    # these.
-    lost: tuple[type[Exception], ...] = (
-        ray.exceptions.RayActorError,
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.ObjectLostError,
-        ray.exceptions.NodeDiedError,
-    )
-
-    def __init__(self, graph: Graph, write: WriteConfig, *, address: str | None, object_bytes: int, cpus: int) -> None:
-        self._graph = graph
-        own: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": object_bytes, "include_dashboard": False}
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        ray.init(
-            address=address or "local",  # an address in the environment is not what was asked for
-            log_to_driver=False,  # nothing that a worker prints may reach standard output
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            **({} if address else own),
-        )
-        for number, handler in handlers.items():  # Ray puts one of its own on SIGTERM
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        self._encoders: dict[str, list[Any]] = {}
-        self._turn: dict[str, Any] = {}
-        for branch in graph.branches:
-            count = max(1, gpus)
-            share = 1.0 / len(graph.branches) if gpus else 0.0
-            actors = [
-                _remote(_Encoder, num_gpus=share, max_concurrency=branch.parallel).remote(branch) for _ in range(count)
-            ]
-            self._encoders[branch.modality.path] = actors
-            self._turn[branch.modality.path] = itertools.cycle(actors)
+    def __init__(self, graph: Graph, write: WriteConfig, sizing: Sizing, *, address: str | None) -> None:
+        self.graph, self._write, self._sizing = graph, write, sizing
+        self._plain = machine_environment()
+        self._environments = {
+            branch.modality.path: {**self._plain, **branch.environment()} for branch in graph.branches
+        }
+        self._turns = {branch.modality.path: itertools.count() for branch in graph.branches}
+        self._nodes: dict[str, _Node] = {}
         self._lock = threading.Lock()
-        self._writer = _remote(_Writer).remote(graph, write)
+        _connect(address, sizing)
+        self._gpus = any(_gpus(node) for node in _living().values())
 
-    def call(self, branch: Branch, method: str, *arguments: Any) -> Any:
-        """Call a method of a branch's stage, such as ``encode_text``."""
-        return _get(self._encoders[branch.modality.path][0].call.remote(method, arguments))
+    def capacity(self) -> int:
+        """Lanes that the living nodes hold. Starts workers on nodes that are new, and replaces those that died."""
+        found = _living()
+        with self._lock:
+            for gone in self._nodes.keys() - found.keys():
+                del self._nodes[gone]
+            for new in found.keys() - self._nodes.keys():
+                if self._room(found[new]) or (self._gpus and _gpus(found[new])):
+                    self._nodes[new] = self._start(found[new])
+            for node in self._nodes.values():
+                self._mend(node)
+            return sum(node.room for node in self._nodes.values())
 
     def lane(self) -> RayLane:
-        return RayLane(self._graph.decode)
-
-    def encode(self, branch: Branch, decoded: Decoded) -> tuple[Any, Any]:
-        """References to the features, which stay in the object store, and to a flag that they are there."""
         with self._lock:
-            actor = next(self._turn[branch.modality.path])
-        features, done = actor.encode.options(num_returns=2).remote(decoded.clips)
-        return features, done
+            node = max(self._nodes.values(), key=lambda node: node.room - node.lanes, default=None)
+            if node is None:
+                raise WorkerLostError("every node of the cluster was lost")
+            node.lanes += 1
+        return RayLane(self, node)
 
-    def wait(self, handles: Sequence[tuple[Any, Any]]) -> None:
-        _get([done for _, done in handles])
+    def leave(self, node: _Node) -> None:
+        """A lane of the node is closed."""
+        with self._lock:
+            node.lanes -= 1
 
-    def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[tuple[Any, Any]]]
-    ) -> dict[str, list[CommitRow]]:
-        paths = [path for path, pairs in handles.items() for _ in pairs]
-        features = [features for pairs in handles.values() for features, _ in pairs]
-        return _get(self._writer.write.remote(unit, list(outcomes), paths, *features))
+    def call(self, branch: Branch, method: str, *arguments: Any) -> Any:
+        """Call a method of a branch's stage, such as ``encode_text``. May raise ``WorkerLostError``."""
+        self.capacity()
+        encoder = self.encoder(branch.modality.path)
+        encoder.get(encoder.handle.setup.remote())
+        return encoder.get(encoder.handle.call.remote(method, arguments))
+
+    def encoder(self, path: str, node: _Node | None = None) -> _Actor:
+        """The encoder of a branch whose turn it is: one of the node's, or of any where the node has none."""
+        with self._lock:
+            found = node.encoders[path] if node else []
+            found = found or [encoder for other in self._nodes.values() for encoder in other.encoders[path]]
+            if not found:
+                raise WorkerLostError(f"every {path.partition('/')[0]} encoder was lost with its node")
+            return found[next(self._turns[path]) % len(found)]
+
+    def decoder(self, node: _Node) -> _Actor:
+        """A new decoder on the node."""
+        # What it returns is copied to the object store before its next call.
+        build = functools.partial(self.graph.decoder, ring=1)
+        return self._actor(_Decoder, "decoder", node, build, self._plain)
 
     def close(self) -> None:
         ray.shutdown()
 
+    def _room(self, found: Mapping[str, Any]) -> int:
+        """Lanes of a node that was found in the cluster."""
+        resources = found["Resources"]
+        if not resources.get("CPU"):
+            return 0
+        store = resources.get("object_store_memory", 0)
+        fitting = int(store // (LANE_CHUNKS * self._sizing.chunk_bytes + self._sizing.unit_bytes))
+        return max(1, min(fitting, self._sizing.lanes(resources["CPU"], resources.get("memory", 0) + store)))
 
-def _remote(cls: type, *, num_gpus: float = 0.0, max_concurrency: int = 1) -> Any:
-    return ray.remote(cls).options(
-        num_cpus=ACTOR_CPUS,
-        num_gpus=num_gpus,
-        max_concurrency=max_concurrency,
-        max_restarts=-1,
-        max_task_retries=3,
-        scheduling_strategy="SPREAD",
+    def _start(self, found: Mapping[str, Any]) -> _Node:
+        """Start the workers that the lanes of a node share."""
+        name = f"{found['NodeManagerAddress']} ({found['NodeID'][:8]})"
+        node = _Node(found["NodeID"], name, self._room(found))
+        node.writer = self._writer(node)
+        for branch in self.graph.branches:
+            count = _gpus(found) if self._on_gpu(branch) else 1
+            node.encoders[branch.modality.path] = [self._encoder(node, branch) for _ in range(count)]
+        return node
+
+    def _mend(self, node: _Node) -> None:
+        """Replace what died of the workers that the lanes of a node share."""
+        for branch in self.graph.branches:
+            encoders = node.encoders[branch.modality.path]
+            for place, encoder in enumerate(encoders):
+                if encoder.died:
+                    ray.kill(encoder.handle)
+                    encoders[place] = self._encoder(node, branch)
+        if node.writer.died:
+            ray.kill(node.writer.handle)  # it may only be out of reach, and must not write any more
+            node.writer = self._writer(node)
+
+    def _writer(self, node: _Node) -> _Actor:
+        return self._actor(_Writer, "writer", node, functools.partial(self.graph.writer, self._write), self._plain)
+
+    def _encoder(self, node: _Node, branch: Branch) -> _Actor:
+        options = {
+            "num_gpus": 1 / len(self.graph.branches) if self._on_gpu(branch) else 0,
+            "max_concurrency": branch.parallel,
+        }
+        environment = self._environments[branch.modality.path]
+        return self._actor(_Encoder, f"{branch.modality.kind} encoder", node, branch.build, environment, **options)
+
+    def _on_gpu(self, branch: Branch) -> bool:
+        return self._gpus and branch.config.device != "cpu"
+
+    def _actor(
+        self,
+        cls: type,
+        what: str,
+        node: _Node,
+        build: Callable[[], Any],
+        environment: Mapping[str, Any],
+        **options: Any,
+    ) -> _Actor:
+        place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        remote: Any = ray.remote(cls).options(num_cpus=ACTOR_CPUS, scheduling_strategy=place, **options)
+        return _Actor(remote.remote(build, environment, node.name), f"the {what} on node {node.name}")
+
+
+class RayLane:
+    """A lane on one node: a decoder of its own, the encoders and the writer of the node."""
+
+    def __init__(self, engine: RayEngine, node: _Node) -> None:
+        self._engine, self._node = engine, node
+        self._decoder = engine.decoder(node)
+        # All at once, while the first chunk is being decoded.
+        actors = [self._decoder, node.writer, *itertools.chain(*node.encoders.values())]
+        self._setups = {actor: actor.handle.setup.remote() for actor in actors}
+        self._set_up: set[_Actor] = set()
+
+    def decode(self, refs: Sequence[VideoRef]) -> Decoded:
+        decoder = self._ready(self._decoder)
+        facts, clips = decoder.handle.decode.options(num_returns=2).remote(list(refs))
+        outcomes, remaining, retries = decoder.get(facts)
+        return Decoded(outcomes, clips, remaining, retries)
+
+    def encode(self, branch: Branch, decoded: Decoded) -> _Encoding:
+        encoder = self._ready(self._engine.encoder(branch.modality.path, self._node))
+        features, done = encoder.handle.encode.options(num_returns=2).remote(branch, decoded.clips)
+        return _Encoding(features, done, encoder)
+
+    def wait(self, handles: Sequence[_Encoding]) -> None:
+        for handle in handles:
+            handle.encoder.get(handle.done)
+
+    def write(
+        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[_Encoding]]
+    ) -> dict[str, list[CommitRow]]:
+        writer = self._ready(self._node.writer)
+        paths = [path for path, encodings in handles.items() for _ in encodings]
+        features = [encoding.features for encodings in handles.values() for encoding in encodings]
+        return writer.get(writer.handle.write.remote(self._engine.graph, unit, list(outcomes), paths, *features))
+
+    def cancel(self) -> None:
+        if ray.is_initialized():
+            ray.kill(self._decoder.handle)
+
+    def close(self) -> None:
+        self.cancel()
+        self._engine.leave(self._node)
+
+    def _ready(self, actor: _Actor) -> _Actor:
+        """The actor, set up."""
+        if actor not in self._set_up:
+            actor.get(self._setups.pop(actor, None) or actor.handle.setup.remote())
+            self._set_up.add(actor)
+        return actor
+
+
+def _connect(address: str | None, sizing: Sizing) -> None:
+    """Join the cluster at ``address``, or start one of this machine alone."""
+    own: dict[str, Any] = {}
+    if address is None:
+        memory = machine_memory()
+        object_bytes = sizing.object_bytes(sizing.lanes(cpus(), memory), memory)
+        own = {"num_cpus": cpus(), "object_store_memory": object_bytes, "include_dashboard": False}
+    # Ray would print the errors of calls that nobody waits for any more, once another one has ended the run.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ray.init(
+        address=address or "local",  # an address in the environment is not what was asked for
+        log_to_driver=False,  # nothing that a worker prints may reach standard output
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        **own,
     )
+    for number, handler in handlers.items():  # Ray puts one of its own on SIGTERM
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
+
+
+def _living() -> dict[str, dict[str, Any]]:
+    """Nodes of the cluster that are alive, by id."""
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def _gpus(node: Mapping[str, Any]) -> int:
+    return int(node["Resources"].get("GPU", 0))

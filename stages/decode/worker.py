@@ -15,16 +15,15 @@ from stages.decode.segments import SegmentReader
 from stages.decode.stage import DecodeConfig, DecodeOutcome
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 
-# Chunks alive at once: one that is decoded while its two predecessors can still be read.
-_RING = 3
-
 
 @dataclass(frozen=True)
 class DecodedChunk:
-    """Outcomes of the first videos that were submitted, and the rest, to be submitted again."""
+    """Outcomes of the first videos that were submitted, and the rest, to be submitted again. ``retries`` are lines that
+    say which videos were decoded once more, and why."""
 
     results: list[DecodeOutcome]
     remaining: list[VideoRef]
+    retries: list[str] = field(default_factory=list)
 
 
 class DecodeWorker:
@@ -33,8 +32,9 @@ class DecodeWorker:
     ``submit`` starts to decode, ``result`` waits for it; between the two the caller is free, and it may submit the next
     chunk before it has used up the last. A chunk holds at most ``chunk_bytes`` of frames, and at least one video.
 
-    Frames are read-only views on shared memory. Those of one ``result`` stay as they are until the second ``result``
-    after it returns; from then on they may show other frames.
+    Frames are read-only views on shared memory. Those of one ``result`` stay as they are until ``ring - 1`` further
+    results have returned; from then on they may show other frames. With the default one chunk can be decoded while its
+    two predecessors are still read; a caller that copies the frames out before it submits again needs a ring of 1.
 
     Where the process dies, hangs or runs out of memory, the video that it was at is decoded once more, first of all in
     a fresh process. What fails again is a ``VideoFailure``: ``decoder-crash``; ``decoder-timeout`` (too much CPU time,
@@ -45,8 +45,9 @@ class DecodeWorker:
     The process is killed by the system when the thread that started it ends; a worker then starts another.
     """
 
-    def __init__(self, config: DecodeConfig) -> None:
+    def __init__(self, config: DecodeConfig, *, ring: int = 3) -> None:
         self.config = config
+        self._ring = ring
         self._segments: list[SegmentReader] = []
         self._turn = -1
         self._child: DecodeProcess | None = None
@@ -56,7 +57,7 @@ class DecodeWorker:
     def setup(self) -> None:
         """Start the process, with the backend imported; raises ``UsageError`` or ``MissingError`` where that fails."""
         if not self._segments:
-            self._segments = [SegmentReader() for _ in range(_RING)]
+            self._segments = [SegmentReader() for _ in range(self._ring)]
         self._running()
 
     def __call__(self, refs: Sequence[VideoRef]) -> DecodedChunk:
@@ -71,7 +72,7 @@ class DecodeWorker:
         if not refs:
             raise ValueError("submit needs at least one video")
         self.setup()
-        self._turn = (self._turn + 1) % _RING
+        self._turn = (self._turn + 1) % self._ring
         self._chunk = _Chunk(tuple(refs), self._turn)
         self._request(self._chunk)
 
@@ -91,7 +92,7 @@ class DecodeWorker:
             if not chunk.complete:
                 self._request(chunk)
         self._chunk = None
-        return DecodedChunk(chunk.outcomes, list(chunk.remaining))
+        return DecodedChunk(chunk.outcomes, list(chunk.remaining), chunk.retries)
 
     def cancel(self) -> None:
         """Make a ``result`` that another thread waits for raise ``CancelledError``. Only ``close`` may follow."""
@@ -173,6 +174,7 @@ class _Chunk:
     full: bool = False
     suspect: int = -1
     hashed: tuple[str | None, int | None] = (None, None)
+    retries: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -190,6 +192,7 @@ class _Chunk:
         first = len(self.outcomes)
         if first != self.suspect:
             self.suspect = first
+            self.retries.append(f"{self.refs[first].video_id} was decoded once more: {fault}")
             return
         ref, (sha256, num_bytes) = self.refs[first], self.hashed
         failure = VideoFailure(fault.kind, f"{ref.path!r}: {fault}")

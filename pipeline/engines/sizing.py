@@ -1,0 +1,85 @@
+"""How much of a machine a run takes: its lanes, the bytes of a chunk, and Ray's object store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import ExtractConfig
+from pipeline.graph import Graph
+
+# Chunks of frames that a lane holds at most: one that is being decoded while two are with the encoders, and a video
+# that did not fit into the last chunk.
+LANE_CHUNKS = 4
+# For a small extraction Ray's object store need not be smaller than this.
+_LEAST_OBJECT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What a run may take of each machine that it works on.
+
+    memory       bound in bytes on decoded frames in flight; None: a quarter of the machine's memory
+    chunk_bytes  frames that travel together, in bytes; one larger video makes a chunk alone
+    unit_bytes   features of one unit, which are held until they are written
+    """
+
+    memory: int | None
+    chunk_bytes: int
+    unit_bytes: int
+
+    @staticmethod
+    def of(config: ExtractConfig, graph: Graph) -> Sizing:
+        """Chunks as configured, or smaller ones where ``memory`` does not hold those of a single lane."""
+        memory = _frames_memory(config.memory, machine_memory())
+        features = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
+        chunk_bytes = max(1, min(config.chunk_bytes, memory // LANE_CHUNKS))
+        return Sizing(config.memory, chunk_bytes, config.shard_len * features)
+
+    def lanes(self, cpus: float, memory: float) -> int:
+        """Lanes of a machine with so many CPUs and bytes of memory: two at least, where memory allows, since one leaves
+        the encoders idle while it writes."""
+        fitting = _frames_memory(self.memory, memory) // (LANE_CHUNKS * self.chunk_bytes)
+        return max(1, min(max(2, int(cpus) // 2), fitting))
+
+    def object_bytes(self, lanes: int, memory: int) -> int:
+        """Size of Ray's object store on a machine of ``memory`` bytes: the frames and the features of all lanes, unless
+        that is more than a third of the memory; what does not fit then, Ray spills to the disk."""
+        wanted = lanes * (LANE_CHUNKS * self.chunk_bytes + 2 * self.unit_bytes)
+        return max(_LEAST_OBJECT_BYTES, min(wanted, memory // 3))
+
+
+def _frames_memory(bound: int | None, machine: float) -> int:
+    return int(machine // 4) if bound is None else bound
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may use: the machine's, or the least that a control group over it (a container,
+    a batch job) is limited to. ``root`` is where ``proc`` and ``sys`` are."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            tree, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            tree, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = tree / path.lstrip("/")
+        # In a container the path may be the host's, of which only the top is to be seen.
+        texts = [_read(level / name) for level in (group, *group.parents) if level.is_relative_to(tree)]
+        limits += [int(text) for text in texts if text.strip().isdecimal()]
+    return min(limits)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
