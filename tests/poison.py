@@ -7,6 +7,7 @@ do it only while the file named in ``$POISON_ONCE`` is not there.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -92,3 +93,8 @@ def _do(deed: str, path: str) -> None:
             raise RetryError(f"{path} was there a moment ago", kind="file-missing")
         case "raise":
             raise ZeroDivisionError("of the decoder's own")
+        case "ugly":
+            raise ValueError("\x1b]0;owned\x07 \udcff\n" + "second line")
+        case "no-room":
+            # As where the machine has no shared memory left for frames: the memory file cannot grow.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

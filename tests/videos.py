@@ -37,16 +37,18 @@ def write_video(
     rotation: int = 0,
     times: Sequence[float] | None = None,
     muxer_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Encode ``frames`` into the container that the suffix of ``path`` names.
 
     ``bf`` is the number of B-frames in a row, ``rotation`` the display rotation in degrees counterclockwise, ``times``
-    the presentation times in seconds (default: i / fps).
+    the presentation times in seconds (default: i / fps), ``metadata`` tags of the stream.
     """
     with av.open(str(path), "w", options=muxer_options or {}) as out:
         stream = out.add_stream(codec, rate=fps)
         height, width = frames[0].shape[:2]
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.metadata.update(metadata or {})
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop
         if codec in ("libx264", "mpeg4"):
@@ -67,17 +69,17 @@ def write_video(
     return path
 
 
-def write_sound(path: Path) -> Path:
-    """A file with a sound stream and no video."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("aac", rate=8000, layout="mono")
+def write_sound(path: Path, *, streams: int = 1, muxer_options: dict[str, str] | None = None) -> Path:
+    """A file with sound and no video."""
+    with av.open(str(path), "w", options=muxer_options or {}) as out:
+        sounds = [out.add_stream("aac", rate=8000, layout="mono") for _ in range(streams)]
         for i in range(8):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 8000, 1024 * i
-            for packet in stream.encode(frame):
-                out.mux(packet)
-        for packet in stream.encode(None):
-            out.mux(packet)
+            for stream in sounds:
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 8000, 1024 * i
+                out.mux(stream.encode(frame))
+        for stream in sounds:
+            out.mux(stream.encode(None))
     return path
 
 

@@ -13,6 +13,7 @@ are taken from an iterator one by one as lanes become free, so they need not fit
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,15 @@ from stages.types import VideoRef
 from store.commits import CommitRow
 from store.errors import RetryError, StoreError
 
+# A run stops where so many videos in a row fail for reasons that the environment may be to blame for, or more than this
+# share of at least so many.
 ENVIRONMENT_FAILURES_IN_A_ROW = 8
+ENVIRONMENT_FAILURE_SHARE = 0.1
+SHARE_COUNTS_FROM = 50
+
+# Where the disk did not answer, asking it once more would hang this process too.
+_ROOT_IS_ASKED_AFTER = ("io-error", "file-missing")
+
 UNIT_ATTEMPTS = 3
 # How often the engine is asked for its capacity, and how long it may have none.
 LOOK_SECONDS = 2.0
@@ -102,27 +111,58 @@ class _Health:
     """Tells failures of videos from failures of the environment, over all lanes."""
 
     root: Path
+    tried: int = 0
+    failed: int = 0
     in_a_row: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._device = _device(self.root)
 
     def judge(self, outcomes: Sequence[DecodeOutcome]) -> None:
         """Raise when the environment, not a video, is to blame: nothing may be condemned for it."""
         for outcome in outcomes:
-            environmental = outcome.failure is not None and outcome.failure.kind in RetryError.KINDS
+            failure = outcome.failure
+            environmental = failure is not None and failure.kind in RetryError.KINDS
             with self.lock:
+                self.tried += 1
+                self.failed += environmental
                 self.in_a_row = self.in_a_row + 1 if environmental else 0
-                many = self.in_a_row >= ENVIRONMENT_FAILURES_IN_A_ROW
-            if environmental and not self.root.exists():
-                raise StoreError(
+                many = self._too_many()
+            if failure is None or not environmental:
+                continue
+            if failure.kind in _ROOT_IS_ASKED_AFTER and self._root_is_gone():
+                raise RetryError(
                     f"root {self.root} is gone; nothing is condemned for it: mount it again and run the same command",
-                    kind="too-many-failures",
+                    kind="root-missing",
                 )
-            if many and outcome.failure is not None:
+            if many:
                 raise StoreError(
-                    f"{ENVIRONMENT_FAILURES_IN_A_ROW} videos in a row could not be read, the last one "
-                    f"{outcome.ref.video_id}: {outcome.failure.message}; mend the cause and run the same command",
+                    f"{many} could not be read, the last one {outcome.ref.video_id!r}: {failure.message}; nothing is "
+                    "condemned for it: mend the cause and run the same command",
                     kind="too-many-failures",
                 )
+
+    def _too_many(self) -> str:
+        if self.in_a_row >= ENVIRONMENT_FAILURES_IN_A_ROW:
+            return f"{self.in_a_row} videos in a row"
+        if self.tried >= SHARE_COUNTS_FROM and self.failed > ENVIRONMENT_FAILURE_SHARE * self.tried:
+            return f"{self.failed} of {self.tried} videos"
+        return ""
+
+    def _root_is_gone(self) -> bool:
+        # What is left of a disk that was unmounted is the folder that it was mounted on: on another device, or empty.
+        device = _device(self.root)
+        return device is None or device != self._device
+
+
+def _device(folder: Path) -> int | None:
+    """The device that a folder lies on; None where there is no such folder, or nothing in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return folder.stat().st_dev if any(True for _ in entries) else None
+    except OSError:
+        return None
 
 
 def run_lanes(

@@ -2,7 +2,7 @@
 
 Arguments are inherited descriptors and the parent's process id. Both directions of the socket carry one JSON object a
 line. The parent sends the config, then requests ``{"segment", "offset", "refs"}``; the child answers ``ready`` or
-``error`` to the config, and to a request, for each video in turn, ``start``, ``hashed`` and ``done``, or ``memory``
+``error`` to the config, and to a request, for each video in turn, ``start``, ``hashed`` and ``done``, or ``failed``
 where memory ran out; ``end`` closes it with the number of videos that fitted into the chunk.
 """
 
@@ -18,8 +18,8 @@ import sys
 import time
 from typing import Any
 
-from stages.decode.segments import SegmentWriter
-from stages.decode.stage import DecodeConfig, DecodeOutcome, Decoder
+from stages.decode.segments import SegmentWriter, SharedMemoryError
+from stages.decode.stage import DecodeConfig, DecodeOutcome, Decoder, printable
 from stages.types import VideoRef
 from store.errors import VilpError
 
@@ -59,8 +59,12 @@ class _Child:
                 begin = offset
                 if frames is not None:
                     offset = writer.write(begin, frames)
+            except SharedMemoryError as error:
+                return self._send(failed=str(error), kind="out-of-memory")
             except MemoryError as error:
-                return self._send(memory=str(error))
+                why = printable(str(getattr(error, "strerror", None) or error))
+                message = f"the decoder asked for more memory than it may have: {why}"
+                return self._send(failed=message, kind="decoder-memory")
             self._send(done=i, offset=begin, next_offset=offset, **_described(outcome))
         return self._send(end=len(refs))
 

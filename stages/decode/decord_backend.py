@@ -86,6 +86,8 @@ def _read(
             except (StopIteration, decord.DECORDLimitReachedError):
                 return pictures, count, size
             size = (frame.shape[1], frame.shape[0])
+            if frame.shape[2] != 3:  # it takes the padding of rows that are narrow and turned for a channel
+                raise _refusal(path, f"a turned video of {size[0]}x{size[1]} pixels")
             if count in wanted:
                 pictures[count] = resized(frame.asnumpy(), capped_size(*size, max_short_side))
             count += 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import av.error
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from stages.decode.sampling import display_times
@@ -17,11 +18,21 @@ from stages.decode.sampling import display_times
 _PLACEHOLDER_BYTES = 1
 
 
+def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """All packets of a stream, in the order of storage; raises ``FFmpegError`` where the container is damaged."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        # PyAV's, after the last packet of a file in which other streams begin later than its head, as MPEG-TS allows:
+        # it asks for empty packets of streams that it does not know.
+        return
+
+
 def packet_times(container: InputContainer, stream: VideoStream) -> np.ndarray:
     """Presentation times (seconds, ascending) of all packets that hold a picture to be shown; reads the whole file."""
     times: list[float | None] = []
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             if packet.size > _PLACEHOLDER_BYTES and not packet.is_discard:
                 stamp = packet.dts if packet.pts is None else packet.pts
                 times.append(seconds(stamp, stream))
@@ -55,10 +66,11 @@ def stated_frames(container: InputContainer, stream: VideoStream, timestamps: Se
     if container.format.name.startswith("mov") and stream.frames:
         return _pictures_in_index(stream)
     count, duration = stream.metadata.get("NUMBER_OF_FRAMES", ""), stream.metadata.get("DURATION", "")
-    if count.isdecimal():
+    # Tags are free text: a number that no video can have says nothing.
+    if re.fullmatch(r"[0-9]{1,10}", count):
         return int(count)
     rate = frame_rate(stream)
-    if (clock := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", duration)) and rate:
+    if (clock := re.fullmatch(r"(\d{1,5}):(\d\d):(\d\d(?:\.\d+)?)", duration)) and rate:
         hours, minutes, rest = map(float, clock.groups())
         last_time = max((time for time in timestamps if time is not None), default=0.0)
         return _scale_up(len(timestamps), last_time + 1 / rate, 3600 * hours + 60 * minutes + rest)

@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stages.decode.stage import DecodeConfig
@@ -41,10 +42,12 @@ class DecodeProcess:
     def __init__(self, config: DecodeConfig, segments: Sequence[int]) -> None:
         """Start it with the inherited descriptors ``segments`` and wait until it is ready.
 
-        Raises ``UsageError`` or ``MissingError`` as ``Decoder.setup`` does, and ``UsageError`` where the process dies.
+        Raises ``UsageError`` or ``MissingError`` as ``Decoder.setup`` does, ``UsageError`` where the process dies, and
+        ``RetryError`` where it dies of what the environment may be to blame for.
         """
         self._watch = _Watch(config)
         self._buffer = bytearray()
+        self._interrupted = False
         self._connection, theirs = socket.socketpair()
         with theirs:
             inherited = [theirs.fileno(), *segments]
@@ -67,6 +70,8 @@ class DecodeProcess:
             answer = self.receive()
         except (OSError, DecodeProcessError) as error:
             self.kill()
+            if isinstance(error, DecodeProcessError) and error.kind in errors.RetryError.KINDS:
+                raise errors.RetryError(f"the decoding process cannot start: {error}", kind=error.kind) from None
             raise errors.UsageError(f"decoder {config.backend!r}: its process ends at once: {error}") from None
         if "error" in answer:
             self.kill()
@@ -79,6 +84,8 @@ class DecodeProcess:
     def receive(self) -> dict[str, Any]:
         """The next message. Raises ``DecodeProcessError`` where the process dies or breaks a limit: kill it then."""
         while (stop := self._buffer.find(b"\n")) < 0:
+            if self._interrupted:
+                raise DecodeProcessError("timeout", "the decoding was interrupted", self._watch.seconds)
             if not select.select([self._connection], [], [], _POLL_S)[0]:
                 self._watch.check(self.pid)
                 continue
@@ -91,8 +98,8 @@ class DecodeProcess:
             self._buffer += received
         message: dict[str, Any] = json.loads(self._buffer[:stop])
         del self._buffer[: stop + 1]
-        if "memory" in message:
-            raise DecodeProcessError("decoder-memory", f"memory ran out: {message['memory']}", self._watch.seconds)
+        if "failed" in message:
+            raise DecodeProcessError(message["kind"], message["failed"], self._watch.seconds)
         self._watch.progress(message)
         return message
 
@@ -102,6 +109,7 @@ class DecodeProcess:
 
     def interrupt(self) -> None:
         """Kill the process from another thread than the one that waits in ``receive``, which then raises."""
+        self._interrupted = True  # a process that hangs in a read from a disk does not die of a signal
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -130,7 +138,7 @@ class _Watch:
     def __init__(self, config: DecodeConfig) -> None:
         self._config = config
         self._cpu_at_start = 0.0
-        self._cpu_seen = 0.0
+        self._seen = _Usage()
         self._idle = 0.0
         self._began = self._looked = time.monotonic()
 
@@ -148,20 +156,21 @@ class _Watch:
 
     def check(self, pid: int) -> None:
         """Raise ``DecodeProcessError`` where the process took too much CPU time or memory, or did nothing for long."""
-        state, cpu, private_bytes = _usage(pid)
-        now = time.monotonic()
+        before, self._seen = self._seen, _usage(pid)
+        used, now = self._seen, time.monotonic()
         # A suspended machine or a stopped parent shows as one long gap between two looks: it counts as a short one.
         gap, self._looked = min(now - self._looked, 2 * _POLL_S), now
-        self._idle = 0.0 if cpu > self._cpu_seen or state == "R" else self._idle + gap
-        self._cpu_seen = cpu
+        # A slow disk gives few bytes and takes hardly any CPU time. A process that somebody stopped is not to blame.
+        moved = used.cpu > before.cpu or used.bytes_read > before.bytes_read or used.state in "RTt"
+        self._idle = 0.0 if moved else self._idle + gap
         config = self._config
-        if cpu - self._cpu_at_start > config.cpu_deadline_s:
+        if used.cpu - self._cpu_at_start > config.cpu_deadline_s:
             message = f"the decoder took more than {config.cpu_deadline_s:g} seconds of CPU time"
             raise DecodeProcessError("decoder-timeout", message, self.seconds)
         if self._idle > config.deadline_s:
-            message = f"no progress for {config.deadline_s:g} seconds, and no CPU time used: the file's disk may hang"
+            message = f"no progress for {config.deadline_s:g} seconds, nothing read or computed: the disk may hang"
             raise DecodeProcessError("timeout", message, self.seconds)
-        if private_bytes > config.memory_bytes:
+        if used.private_bytes > config.memory_bytes:
             message = f"the decoder took more than {config.memory_bytes} bytes of memory"
             raise DecodeProcessError("decoder-memory", message, self.seconds)
 
@@ -169,21 +178,41 @@ class _Watch:
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _usage(pid: int) -> tuple[str, float, int]:
-    """State letter, CPU seconds and private bytes of a process, from procfs; a dead one has used nothing."""
+@dataclass(frozen=True)
+class _Usage:
+    """State letter of a process, and what it has used: CPU seconds, bytes read in all, private bytes of memory."""
+
+    state: str = "Z"
+    cpu: float = 0.0
+    bytes_read: int = 0
+    private_bytes: int = 0
+
+
+def _usage(pid: int) -> _Usage:
+    """From procfs; a dead process has used nothing."""
     try:
         with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/statm") as statm:
             # The name of the command, in parentheses, may hold anything.
             fields = stat.read().rpartition(")")[2].split()
             pages = statm.read().split()
     except (FileNotFoundError, ProcessLookupError):
-        return "Z", 0.0, 0
+        return _Usage()
     cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-    return fields[0], cpu, (int(pages[1]) - int(pages[2])) * _PAGE_BYTES
+    return _Usage(fields[0], cpu, _bytes_read(pid), (int(pages[1]) - int(pages[2])) * _PAGE_BYTES)
+
+
+def _bytes_read(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/io") as io:
+            return int(io.readline().removeprefix("rchar: "))
+    except OSError:  # not every kernel counts them
+        return 0
 
 
 def _kill(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
     connection.close()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # A read from a disk that hangs cannot be interrupted: such a process dies when the disk answers or goes away.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_EXIT_S)

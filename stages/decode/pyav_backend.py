@@ -120,7 +120,7 @@ def open_stream(path: str, fd: int) -> Iterator[tuple[InputContainer, VideoStrea
         codec = stream.codec_context
         if codec is None:
             raise VideoError(f"{path!r}: no decoder for its video codec; convert the file to H.264")
-        if not codec.width and (size := _refused_size(fd)):
+        if not codec.width and (size := _excessive_size(fd)):
             raise VideoError(
                 f"{path!r} claims frames of {size} pixels; allowed: up to {MAX_PIXELS} pixels", kind="too-large"
             )
@@ -138,8 +138,9 @@ def _open(fd: int) -> InputContainer:
     )
 
 
-def _refused_size(fd: int) -> str | None:
-    """``WxH`` where the codec refuses frames of this size, which it does before it allocates; only its log says so."""
+def _excessive_size(fd: int) -> str | None:
+    """``WxH`` where the codec refuses frames for so many pixels, which it does before it allocates; only its log says
+    so."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
@@ -147,8 +148,8 @@ def _refused_size(fd: int) -> str | None:
             pass
     finally:
         av.logging.set_level(level)
-    found = re.search(r"Picture size (\d+x\d+)", "".join(message for _, _, message in log))
-    return found and found[1]
+    refused = re.findall(r"Picture size (\d+)x(\d+)", "".join(message for _, _, message in log))
+    return next((f"{width}x{height}" for width, height in refused if int(width) * int(height) > MAX_PIXELS), None)
 
 
 def reason(error: Exception) -> str:
@@ -222,7 +223,7 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _frames(container: InputContainer, stream: VideoStream, scan: _Scan) -> Iterator[VideoFrame]:
     """Every frame that decodes, in display order; a packet that does not decode is passed over."""
     try:
-        for packet in container.demux(stream):
+        for packet in packets.demux(container, stream):
             if packet.size:  # an empty chunk repeats the last picture; to the decoder it would be the end of the stream
                 yield from _decode_packet(stream, packet, scan)
     except av.error.FFmpegError as error:

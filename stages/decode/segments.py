@@ -10,6 +10,10 @@ import numpy as np
 _ALIGNMENT = 4096
 
 
+class SharedMemoryError(Exception):
+    """The machine has no shared memory left. Only its own size limits that, so no video is to blame."""
+
+
 class SegmentWriter:
     """The child's side of one memory file: grows it as needed."""
 
@@ -18,7 +22,7 @@ class SegmentWriter:
         self._map: mmap.mmap | None = None
 
     def write(self, offset: int, array: np.ndarray) -> int:
-        """Copy ``array`` to ``offset`` and return the offset of the next. Raises ``MemoryError`` where none is left."""
+        """Copy ``array`` to ``offset`` and return the offset of the next. Raises ``SharedMemoryError``."""
         stop = offset + array.nbytes
         if self._map is None or stop > len(self._map):
             self._grow(stop)
@@ -33,7 +37,8 @@ class SegmentWriter:
             os.posix_fallocate(self._fd, 0, size)
             self._map = mmap.mmap(self._fd, os.fstat(self._fd).st_size)
         except OSError as error:
-            raise MemoryError(f"{size} bytes of shared memory: {error.strerror}") from None
+            message = f"no room for {size} bytes of frames in shared memory: {error.strerror}"
+            raise SharedMemoryError(message) from None
 
 
 class SegmentReader:

@@ -20,7 +20,8 @@ from store.errors import RetryError, VideoError
 MAX_PIXELS = 8192 * 8192
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_READ_BYTES = 1 << 20
+# Small enough that a slow disk shows progress now and then: the supervisor sees a read only when it returns.
+_READ_BYTES = 1 << 17
 
 
 @contextmanager

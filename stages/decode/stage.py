@@ -25,7 +25,7 @@ class DecodeConfig:
     num_frames      frames a video, T
     max_short_side  pixels; larger frames are shrunk to it; None for no cap
     chunk_bytes     bytes of frames that a worker decodes ahead of its consumer; one larger video makes a chunk alone
-    deadline_s      seconds that a worker may neither compute nor finish a video (a file system that does not answer)
+    deadline_s      seconds that a worker may neither read nor compute anything (a file system that does not answer)
     cpu_deadline_s  CPU seconds that one video may take
     memory_bytes    memory that a worker may allocate, frames in shared memory not counted
     """
@@ -143,8 +143,13 @@ def _check(video: DecodedVideo, config: DecodeConfig) -> None:
         )
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with escapes for what a terminal would act on or a table could not store."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
 def _failure(error: Exception) -> VideoFailure:
     if not isinstance(error, VilpError):
-        return VideoFailure("decode-failed", " ".join(f"{type(error).__name__}: {error}".split()))
+        return VideoFailure("decode-failed", printable(f"{type(error).__name__}: {error}"))
     known = error.kind in VideoError.KINDS + RetryError.KINDS
-    return VideoFailure(error.kind if known else "decode-failed", str(error))
+    return VideoFailure(error.kind if known else "decode-failed", printable(str(error)))

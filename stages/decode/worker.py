@@ -39,8 +39,8 @@ class DecodeWorker:
     Where the process dies, hangs or runs out of memory, the video that it was at is decoded once more, first of all in
     a fresh process. What fails again is a ``VideoFailure``: ``decoder-crash``; ``decoder-timeout`` (too much CPU time,
     which a suspended machine does not spend); ``decoder-memory``; or, where the environment may be at fault,
-    ``timeout`` (no progress, and no CPU time used) or ``out-of-memory`` (killed from outside, as the kernel does when
-    memory is short).
+    ``timeout`` (nothing read and no CPU time used, though nobody stopped it) or ``out-of-memory`` (killed from outside,
+    as the kernel does when memory is short, or no shared memory left).
 
     The process is killed by the system when the thread that started it ends; a worker then starts another.
     """

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.engines.lanes import (
-    ENVIRONMENT_FAILURES_IN_A_ROW,
+    SHARE_COUNTS_FROM,
     UNIT_ATTEMPTS,
     Decoded,
     UnitResult,
@@ -25,7 +25,7 @@ from pipeline.plan import Unit
 from stages.decode import DecodeOutcome
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 from store.commits import CommitRow
-from store.errors import StoreError
+from store.errors import RetryError, StoreError
 
 BRANCH: Any = SimpleNamespace(modality=SimpleNamespace(path="clip/x"))
 GRAPH: Any = SimpleNamespace(branches=(BRANCH,))
@@ -220,19 +220,45 @@ def test_units_that_cannot_be_listed_end_the_run(tmp_path: Path) -> None:
         run(FakeEngine([2]), broken(), tmp_path)
 
 
-def test_an_environment_that_fails_in_a_row_stops_the_run(tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "class").mkdir()
+    return tmp_path
+
+
+def test_an_environment_that_fails_in_a_row_stops_the_run(root: Path) -> None:
     sick = {slot: VideoFailure("io-error", "Input/output error") for slot in range(100)}
-    engine = FakeEngine([2], failures=sick)
-    with pytest.raises(StoreError, match=f"{ENVIRONMENT_FAILURES_IN_A_ROW} videos in a row") as error:
-        run(engine, units(10), tmp_path)
+    engine = FakeEngine([1], failures=sick)
+    with pytest.raises(StoreError, match=r"(\d+) videos in a row") as error:
+        run(engine, units(10), root)
     assert error.value.kind == "too-many-failures"
     assert len(engine.written) < 3
 
 
-def test_a_root_that_is_gone_condemns_nothing(tmp_path: Path) -> None:
-    engine = FakeEngine([1], failures={0: VideoFailure("file-missing", "gone")})
-    with pytest.raises(StoreError, match="mount it again"):
-        run(engine, units(1), tmp_path / "unmounted")
+@pytest.mark.parametrize(("every", "stops"), [(9, True), (12, False)])
+def test_an_environment_that_fails_for_a_share_stops_the_run(root: Path, every: int, stops: bool) -> None:
+    sick = {slot: VideoFailure("timeout", "no progress") for slot in range(0, 200, every)}
+    engine = FakeEngine([1], failures=sick)
+    if not stops:  # though the first of all fails, so that the share is higher at first
+        assert len(run(engine, units(40), root)[0]) == 40
+        return
+    with pytest.raises(StoreError, match=r"\d+ of \d+ videos could not be read") as error:
+        run(engine, units(40), root)
+    assert error.value.kind == "too-many-failures"
+    done = sum(len(slots) for _, slots in engine.written)
+    assert SHARE_COUNTS_FROM - 5 <= done <= SHARE_COUNTS_FROM + every
+
+
+@pytest.mark.parametrize("kind", ["file-missing", "io-error"])
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_root_that_is_gone_condemns_nothing(root: Path, kind: str, left: str) -> None:
+    engine = FakeEngine([1], failures={0: VideoFailure(kind, "gone")})
+    (root / "class").rmdir()
+    if left == "nothing":
+        root.rmdir()
+    with pytest.raises(RetryError, match="mount it again") as error:
+        run(engine, units(1), root)
+    assert error.value.kind == "root-missing"
     assert engine.written == []
 
 

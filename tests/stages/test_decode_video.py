@@ -165,6 +165,37 @@ def test_absurd_dimensions_are_refused(tmp_path: Path) -> None:
             assert caught.value.kind == "too-large"
 
 
+def test_dimensions_of_nothing_are_not_too_large(tmp_path: Path) -> None:
+    raw = videos.write_video(tmp_path / "raw.avi", videos.numbered_frames(2), codec="rawvideo")
+    with pytest.raises(VideoError) as caught:
+        decode_video(damaged_header(raw, tmp_path / "flat.avi", 0, 120))
+    assert caught.value.kind == "decode-failed"
+
+
+@pytest.mark.parametrize("count", ["9" * 30, "9" * 5000, "-1", "\u0661\u0662"])
+def test_a_tag_that_no_video_can_have_says_nothing(tmp_path: Path, count: str) -> None:
+    pictures = videos.numbered_frames(12, 64, 48)
+    path = videos.write_video(tmp_path / "tag.mkv", pictures, metadata={"NUMBER_OF_FRAMES": count})
+    assert decode_video(path, 2).num_claimed == 12
+
+
+def test_streams_that_begin_late_change_nothing(tmp_path: Path) -> None:
+    # A transport stream may take in other programmes at any time; these are twelve of sound.
+    clip = videos.write_video(tmp_path / "clip.ts", videos.numbered_frames(40), bf=2).read_bytes()
+    options = {"mpegts_start_pid": "0x300", "mpegts_pmt_start_pid": "0x1200", "mpegts_service_id": "7"}
+    sound = videos.write_sound(tmp_path / "sound.ts", streams=12, muxer_options=options).read_bytes()
+    late = tmp_path / "late.ts"
+    late.write_bytes(clip * 40 + sound + clip)
+    assert decode_video(late, 2).num_decodable == 41 * 40
+
+
+def test_narrow_turned_videos_are_not_for_decord(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "turned.mp4", videos.numbered_frames(3, 64, 48), rotation=90)
+    assert decode_video(path, 2).frames.shape == (2, 64, 48, 3)
+    with pytest.raises(VideoError, match="a turned video of 48x64 pixels; choose the decoder pyav"):
+        decode_video(path, 2, backend="decord")
+
+
 def not_videos(folder: Path) -> dict[str, Path]:
     (folder / "directory.avi").mkdir()
     os.mkfifo(folder / "fifo.avi")

@@ -21,7 +21,7 @@ import pytest
 import stages.decode.process
 from stages.decode import DecodeConfig, DecodedChunk, DecodeOutcome, Decoder, DecodeWorker, decode_video, decoder_record
 from stages.types import VideoRef
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, RetryError, UsageError
 
 FRAMES = 4
 POISON = DecodeConfig(backend="poison:decode", num_frames=FRAMES, cpu_deadline_s=30.0, memory_bytes=300 << 20)
@@ -63,6 +63,7 @@ def assert_fine(outcome: DecodeOutcome) -> None:
         ("loop", "decoder-timeout"),
         ("eat", "decoder-memory"),
         ("killed", "out-of-memory"),
+        ("no-room", "out-of-memory"),
     ],
 )
 def test_poison_costs_itself_only(tmp_path: Path, deed: str, kind: str) -> None:
@@ -87,7 +88,7 @@ def test_accident_that_does_not_repeat_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
 ) -> None:
     monkeypatch.setenv("POISON_ONCE", str(tmp_path / "done"))
-    with DecodeWorker(POISON) as worker:
+    with DecodeWorker(IMPATIENT if deed == "loop-once" else POISON) as worker:
         chunk = worker(write(tmp_path, ["fine", deed, "fine"]))
     assert kinds(chunk) == [None, None, None]
     for outcome in chunk.results:
@@ -107,7 +108,8 @@ def test_long_gaps_between_looks_are_not_held_against_the_decoder(monkeypatch: p
     hours = iter(range(0, 3600 * 1000, 3600))
     monkeypatch.setattr(stages.decode.process.time, "monotonic", lambda: next(hours))
     watch = stages.decode.process._Watch(DecodeConfig(deadline_s=60, cpu_deadline_s=60))
-    monkeypatch.setattr(stages.decode.process, "_usage", lambda pid: ("S", 1.0, 0))
+    usage = stages.decode.process._Usage("S", cpu=1.0)
+    monkeypatch.setattr(stages.decode.process, "_usage", lambda pid: usage)
     for _ in range(100):
         watch.check(1)
     watch._idle = 60.0  # but a process that is watched and does nothing is found out
@@ -115,10 +117,36 @@ def test_long_gaps_between_looks_are_not_held_against_the_decoder(monkeypatch: p
         watch.check(1)
 
 
+def test_a_process_that_somebody_stopped_is_not_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def look(pid: int) -> stages.decode.process._Usage:
+        nonlocal looks
+        found = usage(pid)
+        looks += found.state == "T"
+        if looks == 40:  # two seconds
+            os.kill(pid, signal.SIGCONT)
+        return found
+
+    usage = stages.decode.process._usage
+    monkeypatch.setattr(stages.decode.process, "_usage", look)
+    config = dataclasses.replace(POISON, deadline_s=0.5)
+    with DecodeWorker(config) as worker:
+        os.kill(worker._child.pid, signal.SIGSTOP)
+        chunk = worker(write(tmp_path, ["fine"]))
+    assert kinds(chunk) == [None]
+    assert looks >= 40
+
+
 def test_kinds_of_python_errors(worker: DecodeWorker, tmp_path: Path) -> None:
     chunk = worker(write(tmp_path, ["raise", "missing", "fine"]))
     assert kinds(chunk) == ["decode-failed", "file-missing", None]
     assert chunk.results[0].failure.message == "ZeroDivisionError: of the decoder's own"
+
+
+def test_messages_are_one_printable_line(worker: DecodeWorker, tmp_path: Path) -> None:
+    chunk = worker(write(tmp_path, ["ugly"]))
+    assert chunk.results[0].failure.message == r"ValueError: \x1b]0;owned\x07 \udcff second line"
 
 
 def test_environment_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +275,16 @@ def test_backend_that_cannot_be_had_is_an_error_at_setup() -> None:
         DecodeConfig(backend="ffmpeg")
     with pytest.raises(UsageError, match="chunk_bytes is 0"):
         DecodeConfig(chunk_bytes=0)
+
+
+def test_process_that_the_kernel_kills_at_its_start_is_nobodys_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "doomed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RetryError, match=r"cannot start.*killed from outside") as caught:
+        DecodeWorker(DecodeConfig(backend="doomed:decode")).setup()
+    assert caught.value.kind == "out-of-memory"
 
 
 def test_worker_and_stage_and_function_agree(shared: Path, tmp_path: Path) -> None:
