@@ -26,6 +26,9 @@ def _add_commands() -> None:
     import cli.demo
     import cli.extract
     import cli.head
+    import cli.inspect
+    import cli.predict
+    import cli.report
     import cli.store  # noqa: F401
 
 
