@@ -19,7 +19,7 @@ from pipeline.head.data import Inputs, Selection
 from pipeline.head.models import Head, HeadConfig, HeadSizes
 from pipeline.head.results import Prediction, RunResult, Score, score, summarise
 from pipeline.head.text import text_side
-from pipeline.head.train import Progress, TrainConfig, fit, new_head, predict, sizes_of
+from pipeline.head.train import LossCurves, Progress, TrainConfig, fit, new_head, predict, sizes_of
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.reader import FeatureStore
 
@@ -74,6 +74,7 @@ def train_head(
     directory = Path(out) if out is not None else data.default_run_directory(opened, head)
     prepare_directory(directory)
 
+    curves = LossCurves(progress)
     heads: dict[tuple[int, int], Head] = {}
     seconds: dict[tuple[int, int], tuple[float | None, float, int]] = {}
     predictions: list[Prediction] = []
@@ -85,7 +86,7 @@ def train_head(
         for seed in range(seeds):
             started = time.perf_counter()
             module = new_head(config, train, text, seed=seed)
-            loss = fit(module, train, training, split=number, seed=seed, progress=progress)
+            loss = fit(module, train, training, split=number, seed=seed, progress=curves)
             heads[number, seed] = module
             elapsed = time.perf_counter() - started
             seconds[number, seed] = (loss if training.epochs else None, elapsed, len(train))
@@ -95,7 +96,7 @@ def train_head(
         predictions += [_prediction(heads[number, seed], test, number, seed) for seed in range(seeds)]
     assert sizes is not None
     scores = [
-        score(p, train_videos=count, loss=loss, train_seconds=elapsed)
+        score(p, train_videos=count, loss=loss, train_seconds=elapsed, losses=curves.of(p.split, p.seed))
         for p in predictions
         for loss, elapsed, count in [seconds[p.split, p.seed]]
     ]
@@ -131,7 +132,13 @@ def evaluate_run(
             prediction = _prediction(head, test, number, old.seed)
             predictions.append(prediction)
             scores.append(
-                score(prediction, train_videos=old.train_videos, loss=old.loss, train_seconds=old.train_seconds)
+                score(
+                    prediction,
+                    train_videos=old.train_videos,
+                    loss=old.loss,
+                    train_seconds=old.train_seconds,
+                    losses=old.losses,
+                )
             )
     warnings = [w for w in recorded.warnings if w.startswith("no training video")]
     result = _result(

@@ -30,7 +30,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in [0, 1] of one split and seed, at the last epoch."""
+    """Accuracies in [0, 1] of one split and seed, at the last epoch; ``losses`` are those of all epochs."""
 
     split: int
     seed: int
@@ -41,6 +41,7 @@ class Score:
     train_videos: int
     loss: float | None
     train_seconds: float
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class RunResult:
             training=TrainConfig.from_dict(data["training"]),
             selection=Selection.from_dict(data["features"]),
             class_names=tuple(data["class_names"]),
-            scores=tuple(Score(**score) for score in data["scores"]),
+            scores=tuple(Score(**{**score, "losses": tuple(score.get("losses", ()))}) for score in data["scores"]),
             summaries=tuple(SplitSummary(**{**s, "interval": tuple(s["interval"])}) for s in data["splits"]),
             coverage=data["coverage"],
             complete=data["complete"],
@@ -146,7 +147,14 @@ class RunResult:
         )
 
 
-def score(prediction: Prediction, *, train_videos: int, loss: float | None, train_seconds: float) -> Score:
+def score(
+    prediction: Prediction,
+    *,
+    train_videos: int,
+    loss: float | None,
+    train_seconds: float,
+    losses: Sequence[float] = (),
+) -> Score:
     correct = hits(prediction.scores, prediction.labels)
     return Score(
         split=prediction.split,
@@ -158,6 +166,7 @@ def score(prediction: Prediction, *, train_videos: int, loss: float | None, trai
         train_videos=train_videos,
         loss=loss,
         train_seconds=train_seconds,
+        losses=tuple(losses),
     )
 
 
