@@ -82,7 +82,7 @@ def draw_strips(strips: Sequence[Strip], out: Path | BinaryIO, *, dpi: int = 110
 
     if isinstance(out, Path):
         out.parent.mkdir(parents=True, exist_ok=True)
-    heights = [0.45 + sum(_rows(strip).values()) for strip in strips]
+    heights = [(0.45 if strip.title else 0.2) + sum(_rows(strip).values()) for strip in strips]
     width = max(_CELL * len(strip.times) + (_PANEL if strip.verdict else 0.3) for strip in strips)
     figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
     try:
@@ -117,8 +117,9 @@ def _draw(part: Any, strip: Strip) -> None:
     grid = part.add_gridspec(
         len(rows), count + len(panel), height_ratios=list(rows.values()), width_ratios=[1.0] * count + panel
     )
-    note = f"   {printable(strip.note, 140)}" if strip.note else ""
-    part.suptitle(printable(strip.title) + note, x=0.01, ha="left", fontsize=10, parse_math=False)
+    title = printable(strip.title) + (f"   {printable(strip.note, 140)}" if strip.note else "")
+    if title:
+        part.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
     for row, name in enumerate(rows):
         if name == "weights":
             _draw_weights(part.add_subplot(grid[row, :count]), strip)
@@ -162,7 +163,7 @@ def _draw_view(axis: Any, strip: Strip, column: int) -> None:
         axis.imshow(view_of(strip.pictures[column], view), extent=(0, 1, 1, 0))
     points = torch.from_numpy(np.array(strip.keypoints[column], dtype=np.float32))
     points[..., :2] = to_view(points[..., :2], view.name, *strip.size, view.size)
-    heatmap = render(points, view.grid, sigma=view.sigma)
+    heatmap = render(points, view.grid, sigma=view.sigma).numpy()
     axis.imshow(heatmap, extent=(0, 1, 1, 0), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
 
 

@@ -91,9 +91,9 @@ def predict(
     that the heads were trained on.
     """
     progress = progress or Progress()
-    recorded = run if isinstance(run, RunResult) else read_run(run)
     if top < 1:
         raise UsageError(f"top is {top}; allowed: 1 or more classes")
+    recorded = run if isinstance(run, RunResult) else read_run(run)
     settings = _settings(recorded, store)
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
     selection = matching(recorded, settings)

@@ -17,7 +17,7 @@ MOST_NAMED = 40
 
 def intervals(summaries: Sequence[SplitSummary], chance: float) -> Markup:
     """Top-1 by split as a dot on its 95% interval; the dotted line is chance. From 0 to 100%."""
-    width, row, left, right = 640, 34, 70, 58
+    width, row, left, right = 640, 34, 80, 86
     height = row * len(summaries) + 34
 
     def x(value: float) -> float:
@@ -44,7 +44,7 @@ def intervals(summaries: Sequence[SplitSummary], chance: float) -> Markup:
 
 def curves(scores: Sequence[Score]) -> Markup:
     """Training loss by epoch, a line a split and seed."""
-    width, height, left, right, top, bottom = 640, 260, 46, 14, 10, 34
+    width, height, left, right, top, bottom = 640, 280, 52, 14, 12, 54
     losses = [score for score in scores if score.losses]
     longest = max(len(score.losses) for score in losses)
     values = [loss for score in losses for loss in score.losses]
@@ -63,8 +63,8 @@ def curves(scores: Sequence[Score]) -> Markup:
         parts.append(line(left, y(loss), width - right, y(loss), cls="grid"))
         parts.append(label(f"{loss:.2f}", left - 6, y(loss) + 4, anchor="end"))
     ticks = sorted({1, longest, *(round(longest * share) for share in (0.25, 0.5, 0.75))} - {0})
-    parts += [label(str(epoch), x(epoch), height - 16, anchor="middle") for epoch in ticks]
-    parts.append(label("epoch", (left + width - right) / 2, height - 2, anchor="middle"))
+    parts += [label(str(epoch), x(epoch), height - 32, anchor="middle") for epoch in ticks]
+    parts.append(label("epoch", (left + width - right) / 2, height - 8, anchor="middle"))
     splits = sorted({score.split for score in losses})
     for score in losses:
         colour = LINES[splits.index(score.split) % len(LINES)]
@@ -78,7 +78,7 @@ def curve_legend(scores: Sequence[Score]) -> Markup:
     """Which colour is which split."""
     splits = sorted({score.split for score in scores if score.losses})
     seeds = len({score.seed for score in scores})
-    each = f", {seeds} seeds each" if seeds > 1 else ""
+    each = f"{seeds} seeds each" if seeds > 1 else None
     marks = [
         el("span", el("i", style=f"background:{LINES[n % len(LINES)]}"), f"split {split}")
         for n, split in enumerate(splits)
@@ -91,12 +91,14 @@ def matrix(confusion: np.ndarray, names: Sequence[str]) -> Markup:
     green, wrong ones red. Cells of nothing are not drawn; each of the others tells itself when it is pointed at."""
     count = len(names)
     named = count <= MOST_NAMED
-    cell = max(6, min(26, 620 // count))
-    left, top = (150, 110) if named else (6, 6)
+    cell = max(6, min(34, 620 // count))
+    # Letters are about 0.6 of their size wide; names above the columns lean to the right by 60 degrees.
+    reach = 0.6 * min(12, cell) * max(len(short(name)) for name in names) + 12
+    left, top, right = (reach, 0.87 * reach, 0.5 * reach) if named else (6, 6, 6)
     side = cell * count
-    width, height = left + side + 6, top + side + 6
+    width, height = left + side + right, top + side + 6
     totals = confusion.sum(axis=1)
-    parts = [el("rect", x=left, y=top, width=side, height=side, cls="empty")]
+    parts = [el("rect", x=f"{left:g}", y=f"{top:g}", width=side, height=side, cls="empty")]
     for i, j in np.argwhere(confusion > 0).tolist():
         share = confusion[i, j] / totals[i]
         colour = f"hsl({145 if i == j else 6} {60 if i == j else 70}% {94 - 54 * share:.0f}%)"
@@ -105,8 +107,8 @@ def matrix(confusion: np.ndarray, names: Sequence[str]) -> Markup:
             el(
                 "rect",
                 title,
-                x=left + j * cell,
-                y=top + i * cell,
+                x=f"{left + j * cell:g}",
+                y=f"{top + i * cell:g}",
                 width=cell,
                 height=cell,
                 fill=colour,
@@ -118,11 +120,24 @@ def matrix(confusion: np.ndarray, names: Sequence[str]) -> Markup:
         size = min(12, cell)
         for i, name in enumerate(names):
             middle = (i + 0.5) * cell
-            short = name if len(name) <= 20 else name[:19] + "…"
-            parts.append(label(short, left - 6, top + middle + size * 0.35, anchor="end", font_size=size))
+            parts.append(label(short(name), left - 6, top + middle + size * 0.35, anchor="end", font_size=size))
             turned = f"translate({left + middle + size * 0.35:.1f} {top - 6}) rotate(-60)"
-            parts.append(el("text", short, transform=turned, font_size=size))
-    return svg(width, height, "Confusion matrix", parts, id="matrix", data_left=left, data_top=top, data_cell=cell)
+            parts.append(el("text", short(name), transform=turned, font_size=size))
+    return svg(
+        width,
+        height,
+        "Confusion matrix",
+        parts,
+        id="matrix",
+        data_left=f"{left:g}",
+        data_top=f"{top:g}",
+        data_cell=cell,
+    )
+
+
+def short(name: str) -> str:
+    """A name that fits beside the matrix."""
+    return name if len(name) <= 20 else name[:19] + "…"
 
 
 def cell_text(truth: str, predicted: str, videos: float, total: float) -> str:
@@ -146,6 +161,6 @@ def svg(width: float, height: float, name: str, parts: Sequence[Markup], **attri
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
         aria_label=name,
-        style=f"max-width:{width:g}px",
+        style=f"max-width:{width:g}px;--width:{width:g}px",
         **attributes,
     )

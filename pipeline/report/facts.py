@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline.figure import draw_strips
 from pipeline.head.checkpoint import load_predictions
@@ -30,13 +31,14 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Example:
-    """One test video as a JPEG strip, and what was said of it."""
+    """One test video as a JPEG strip, ``width`` pixels wide, and what was said of it."""
 
     video_id: str
     truth: str
     predicted: str
     score: float
     picture: bytes
+    width: int
     note: str
 
     @property
@@ -159,9 +161,10 @@ def _examples(run: RunResult, store: FeatureStore, predictions: Sequence[Predict
         assert strip.verdict is not None
         assert strip.verdict.truth is not None
         picture = io.BytesIO()
-        draw_strips([strip], picture, dpi=100, format="jpeg")
+        draw_strips([replace(strip, title="", note="")], picture, dpi=100, format="jpeg")
+        width = Image.open(picture).width
         predicted, score = strip.verdict.classes[0]
-        result.append(Example(ids[slot], strip.verdict.truth, predicted, score, picture.getvalue(), strip.note))
+        result.append(Example(ids[slot], strip.verdict.truth, predicted, score, picture.getvalue(), width, strip.note))
     return sorted(result, key=lambda example: not example.right)
 
 

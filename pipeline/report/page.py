@@ -204,7 +204,7 @@ def article(example: Example) -> Markup:
     )
     line = el("p", example.video_id, " ", said, f" ({example.score:.0%})", cls="right" if example.right else "wrong")
     source = "data:image/jpeg;base64," + base64.b64encode(example.picture).decode()
-    picture = el("img", src=source, alt=f"Frames of {example.video_id}")
+    picture = el("img", src=source, alt=f"Frames of {example.video_id}", style=f"--width:{example.width}px")
     note = el("p", example.note, cls="lead") if example.note else None
     return el("article", line, note, el("div", picture, cls="wide"))
 

@@ -7,7 +7,7 @@ STYLE = """
   --good: #1a7f37; --bad: #b42318; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink);
+body { margin: 0; overflow-wrap: break-word; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main, header > div { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
 header { background: #17233d; color: #fff; padding: 28px 0 24px; }
@@ -29,6 +29,7 @@ section > p:first-of-type { margin-top: 0; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 22px; }
 .two > * { min-width: 0; }
 svg { display: block; width: 100%; height: auto; }
+svg + .wide { margin-top: 14px; }
 svg text { font-size: 12px; fill: var(--soft); font-family: inherit; }
 svg text.value { fill: var(--ink); font-weight: 600; }
 .grid { stroke: var(--line); } .chance { stroke: var(--bad); stroke-dasharray: 2 3; }
@@ -43,15 +44,16 @@ svg text.value { fill: var(--ink); font-weight: 600; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .scroll th, .scroll td { padding-left: 12px; }
-th { color: var(--soft); font-weight: 550; white-space: nowrap; }
-td { overflow-wrap: anywhere; } td.n, th.n { text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 550; vertical-align: bottom; }
+td { overflow-wrap: anywhere; min-width: 3.6em; } .scroll td:first-child { min-width: 5em; }
+td.n { white-space: nowrap; } td.n, th.n { text-align: right; }
 .bar { position: relative; min-width: 90px; height: 10px; border-radius: 5px; background: #eceff4; margin-top: 7px; }
 .bar i { position: absolute; inset: 0 auto 0 0; border-radius: 5px; background: var(--accent); }
 #readout { min-height: 1.5em; margin: 6px 0; font-weight: 550; overflow-wrap: anywhere; }
 #matrix rect.on { stroke: #111; stroke-width: 1.5; }
 #matrix rect[data-i] { cursor: crosshair; }
 .examples { display: grid; gap: 18px; } .examples article { min-width: 0; }
-.examples img { display: block; width: 100%; min-width: 760px; height: auto; }
+.examples img { display: block; max-width: 100%; min-width: min(760px, var(--width)); height: auto; }
 .examples p { margin: 0 0 4px; overflow-wrap: anywhere; }
 .right b { color: var(--good); } .wrong b { color: var(--bad); }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--accent); font-weight: 550; }
@@ -62,7 +64,8 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   body { font-size: 15px; } main, header > div { padding: 0 12px; } section { padding: 16px 14px; margin: 12px 0; }
   .figures { grid-template-columns: 1fr 1fr; gap: 10px; margin: 12px 0; } .figures b { font-size: 1.4rem; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
-  #matrix { min-width: 520px; }
+  #matrix { min-width: min(520px, var(--width)); } svg:not(#matrix) text { font-size: 20px; }
+  .scroll .bar { min-width: 44px; } .scroll th, .scroll td { padding-left: 8px; padding-right: 6px; }
 }
 @media print {
   @page { margin: 14mm; }
@@ -72,6 +75,7 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   .figures div { padding: 8px 10px; } .warn { border: 1px solid #efd9a7; padding: 10px 12px; }
   h2, h3 { break-after: avoid; } svg, tr, article, .figures { break-inside: avoid; }
   .scroll { max-height: none; overflow: visible; border: 0; } .wide { overflow: visible; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   .examples img { min-width: 0; } #readout, .hover { display: none; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
