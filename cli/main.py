@@ -28,6 +28,9 @@ def _add_commands() -> None:
     import cli.demo
     import cli.extract
     import cli.head
+    import cli.inspect
+    import cli.predict
+    import cli.report
     import cli.store
     import cli.study  # noqa: F401
 

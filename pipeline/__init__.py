@@ -1,6 +1,6 @@
 """What runs: datasets, plans, the extraction graph and its engines, heads.
 
-From Python: ``ExtractConfig``, ``extract``, ``train_head`` and ``evaluate_run``.
+From Python: ``ExtractConfig``, ``extract``, ``train_head``, ``evaluate_run`` and ``predict``.
 """
 
 from importlib import import_module
@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from pipeline.config import ExtractConfig
     from pipeline.extraction import extract
     from pipeline.head import evaluate_run, train_head
+    from pipeline.prediction import predict
 
 _HOMES = {
     "ExtractConfig": "pipeline.config",
     "extract": "pipeline.extraction",
     "evaluate_run": "pipeline.head",
+    "predict": "pipeline.prediction",
     "train_head": "pipeline.head",
 }
 
-__all__ = ["ExtractConfig", "evaluate_run", "extract", "train_head"]
+__all__ = ["ExtractConfig", "evaluate_run", "extract", "predict", "train_head"]
 
 
 def __getattr__(name: str) -> object:

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.config import default_config
 from pipeline.datasets import load_dataset
 from pipeline.extraction import extract
-from pipeline.figure import draw_video
 from pipeline.head import EpochReport, RunResult, train_head
+from pipeline.inspection import inspect_videos
 from pipeline.progress import Progress
 from store.reader import FeatureStore
 
@@ -74,7 +74,8 @@ def run_demo(
     for head in HEADS:
         results[head] = train_head(store, head=head, split=1, out=_fresh(folder / "runs", head), progress=epochs)
         lap(f"train {head}")
-    picture = draw_video(store, _example(store), folder / "demo.png")
+    picture = folder / "demo.png"
+    inspect_videos(store, [_example(store)], picture, run=results["fuse"].directory)
     lap("picture")
     return Demo(seconds, results, picture, store.url)
 

@@ -1,81 +1,214 @@
-"""A picture of what a store knows of one video: its frames with skeletons, and the heatmap on the token grid."""
+"""Pictures of videos as a store knows them: their frames with skeletons and boxes, the heatmap on the token grid, and
+what a head says of them. Everything that is drawn comes in a ``Strip``; nothing here reads a store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.datasets import load_dataset
-from stages.decode import decode_video
 from stages.geometry import crop_of, to_view
-from stages.heatmap import render
 from stages.pose.base import COCO_LIMBS
-from store.errors import UsageError
-from store.reader import FeatureStore
 
 COLOURS = ("tab:orange", "tab:cyan", "tab:pink", "tab:olive")
+RIGHT, WRONG, OTHER = "#1a7f37", "#b42318", "#8b93a1"
+MAX_STRIPS = 48  # that fit into one picture, whatever their proportions
+_CELL, _PANEL = 1.6, 3.0  # inches: the width of a frame, and that of the class scores
 
 
-def draw_video(store: FeatureStore, video_id: str, path: Path, *, frames: int = 8, sigma: float = 0.7) -> Path:
-    """Write a PNG strip of one video: above, the stored frames with skeletons; below, what the first view shows of
-    them, with the heatmap on its token grid. Decodes the video again, so it must still be where the store found it.
+@dataclass(frozen=True)
+class View:
+    """What a CLIP model sees of a frame: the name of the view, the side S of its input in pixels, the side G of its
+    token grid (0: no tokens) and the spread of a joint on that grid, in cells."""
 
-    Raises ``UsageError`` for a video that the store has no features of, ``MissingError`` where it has no pose.
+    name: str
+    size: int
+    grid: int
+    sigma: float = 0.7
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a head says of a video: its best classes with scores in [0, 1], the true one where it is known, and how much
+    each of the T frames weighs in the score of ``weighed`` (float [T], sums to 1; None where the head weighs none)."""
+
+    classes: tuple[tuple[str, float], ...]
+    truth: str | None = None
+    weighed: str = ""
+    weights: np.ndarray | None = None
+
+    @property
+    def right(self) -> bool | None:
+        return None if self.truth is None else self.classes[0][0] == self.truth
+
+
+@dataclass(frozen=True)
+class Strip:
+    """T frames of one video.
+
+    size       width and height of a frame, in pixels
+    times      seconds, float [T]
+    pictures   uint8 [T, H, W, 3]; None where they cannot be had, and then ``note`` says why
+    keypoints  float [T, P, 17, 3], fractions of the frame and confidence; None without pose
+    boxes      float [T, P, 5], fractions of the frame and score; None without pose
+    view       None without CLIP features
     """
+
+    title: str
+    size: tuple[int, int]
+    times: np.ndarray
+    pictures: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    view: View | None = None
+    verdict: Verdict | None = None
+    note: str = ""
+
+    @property
+    def heatmapped(self) -> bool:
+        return self.keypoints is not None and self.view is not None and self.view.grid > 0
+
+
+def draw_strips(strips: Sequence[Strip], out: Path | BinaryIO, *, dpi: int = 110, format: str = "png") -> None:
+    """Draw strips below each other into one picture; a row of frames each, a row of views with their heatmap where
+    there are both, bars for the weights of frames and scores of classes where there is a verdict."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = store.videos.to_pylist()
-    row = next((row for row in rows if row["video_id"] == video_id), None)
-    features = store.load(arrays=("value", "keypoints"), frames=frames, slots=[] if row is None else [row["slot"]])
-    if row is None or not len(features):
-        raise UsageError(f"video is {video_id!r}, of which the store has no features; see: vilp-pipe status")
-    record = store.group("clip").modality.record
-    view, size, grid = record["views"][0], int(record["preprocess"]["size"]), features["value"].shape[3]
-    pictures = _frames(store, row, int(record["frames"]["num_frames"]), frames)
-    assert features.pose_frames is not None
-    keypoints = features["keypoints"][0, features.pose_frames]
-
-    figure, axes = plt.subplots(2, frames, figsize=(2 * frames, 4.2), layout="constrained")
-    for column, picture in enumerate(pictures):
-        above, below = axes[:, column]
-        height, width = picture.shape[:2]
-        above.imshow(picture)
-        _draw_persons(above, keypoints[column].numpy() * (width, height, 1))
-        seen = keypoints[column].clone()
-        seen[..., :2] = to_view(seen[..., :2], view, width, height, size)
-        below.imshow(_view_of(picture, view, size), extent=(0, 1, 1, 0))
-        below.imshow(render(seen, grid, sigma=sigma), extent=(0, 1, 1, 0), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-        for axis in (above, below):
-            axis.set_xticks([])
-            axis.set_yticks([])
-    axes[0, 0].set_ylabel("skeleton", fontsize=9)
-    axes[1, 0].set_ylabel(f"{view} view, {grid} x {grid} heatmap", fontsize=9)
-    figure.suptitle(f"{video_id}  ({row['class_name']})", fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    if isinstance(out, Path):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    heights = [(0.45 if strip.title else 0.2) + sum(_rows(strip).values()) for strip in strips]
+    width = max(_CELL * len(strip.times) + (_PANEL if strip.verdict else 0.3) for strip in strips)
+    figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
+    try:
+        parts = figure.subfigures(len(strips), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, strip in zip(parts, strips, strict=True):
+            _draw(part, strip)
+        figure.savefig(out, dpi=dpi, format=format)
+    finally:
+        plt.close(figure)
 
 
-def _frames(store: FeatureStore, row: dict[str, Any], stored: int, wanted: int) -> list[np.ndarray]:
-    source = store.plan.source
-    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
-    video = decode_video(root / row["path"], stored, start=row["start"], end=row["end"], backend=source["decoder"])
-    return [video.frames[position * stored // wanted] for position in range(wanted)]
+def printable(text: str, limit: int = 90) -> str:
+    """``text`` on one line, without control characters, not longer than ``limit``."""
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def _view_of(picture: np.ndarray, view: str, size: int) -> np.ndarray:
+def _rows(strip: Strip) -> dict[str, float]:
+    """Rows of a strip and their heights in inches."""
+    width, height = strip.size
+    rows = {"frames": _CELL * min(max(height / width, 0.4), 2.0)}
+    if strip.heatmapped:
+        rows["views"] = _CELL
+    if strip.verdict is not None and strip.verdict.weights is not None:
+        rows["weights"] = 0.5
+    return rows
+
+
+def _draw(part: Any, strip: Strip) -> None:
+    rows, count = _rows(strip), len(strip.times)
+    panel = [_PANEL / _CELL] if strip.verdict else []
+    grid = part.add_gridspec(
+        len(rows), count + len(panel), height_ratios=list(rows.values()), width_ratios=[1.0] * count + panel
+    )
+    title = printable(strip.title) + (f"   {printable(strip.note, 140)}" if strip.note else "")
+    if title:
+        part.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
+    for row, name in enumerate(rows):
+        if name == "weights":
+            _draw_weights(part.add_subplot(grid[row, :count]), strip)
+            continue
+        for column in range(count):
+            axis = part.add_subplot(grid[row, column])
+            (_draw_frame if name == "frames" else _draw_view)(axis, strip, column)
+            axis.set(xticks=[], yticks=[])
+            if column == 0 and name == "views" and strip.view is not None:
+                axis.set_ylabel(f"{strip.view.name}, {strip.view.grid} x {strip.view.grid}", fontsize=8)
+    if strip.verdict:
+        _draw_classes(part.add_subplot(grid[:, count]), strip.verdict)
+
+
+def _draw_frame(axis: Any, strip: Strip, column: int) -> None:
+    width, height = strip.size
+    if strip.pictures is not None:
+        # Stored frames may be smaller than the source; one coordinate system serves both.
+        axis.imshow(strip.pictures[column], extent=(0, width, height, 0))
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", facecolor="#20242c")
+    axis.set_title(f"{strip.times[column]:.2f} s", fontsize=7, pad=2)
+    if strip.keypoints is not None:
+        _draw_persons(axis, strip.keypoints[column] * (width, height, 1))
+    if strip.boxes is not None:
+        for box, colour in zip(strip.boxes[column], COLOURS, strict=False):
+            if box[4] > 0:
+                left, top, right, bottom = box[:4] * (width, height, width, height)
+                corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+                axis.plot(*corners.T, color=colour, linewidth=0.8, linestyle="--")
+
+
+def _draw_view(axis: Any, strip: Strip, column: int) -> None:
+    import torch
+
+    from stages.heatmap import render
+
+    assert strip.view is not None
+    assert strip.keypoints is not None
+    view = strip.view
+    if strip.pictures is not None:
+        axis.imshow(view_of(strip.pictures[column], view), extent=(0, 1, 1, 0))
+    points = torch.from_numpy(np.array(strip.keypoints[column], dtype=np.float32))
+    points[..., :2] = to_view(points[..., :2], view.name, *strip.size, view.size)
+    heatmap = render(points, view.grid, sigma=view.sigma).numpy()
+    axis.imshow(heatmap, extent=(0, 1, 1, 0), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+
+
+def _draw_weights(axis: Any, strip: Strip) -> None:
+    assert strip.verdict is not None
+    weights = strip.verdict.weights
+    assert weights is not None
+    places = np.arange(len(weights))
+    axis.bar(places, weights, width=0.9, color="#3b6fd4")
+    axis.axhline(1 / len(weights), color=OTHER, linewidth=0.7, linestyle=":")
+    for place, weight in zip(places, weights, strict=True):
+        axis.text(place, weight, f"{weight:.0%}", ha="center", va="bottom", fontsize=7)
+    axis.set(xlim=(-0.5, len(weights) - 0.5), ylim=(0, max(weights.max() * 1.5, 0.01)), xticks=[], yticks=[])
+    axis.set_ylabel("weight", fontsize=8)
+    label = f"weight of each frame for {printable(strip.verdict.weighed, 40)!r}"
+    axis.set_xlabel(label, fontsize=7, parse_math=False)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _draw_classes(axis: Any, verdict: Verdict) -> None:
+    names = [printable(name, 26) for name, _ in verdict.classes]
+    scores = [score for _, score in verdict.classes]
+    places = np.arange(len(names))[::-1]
+    miss = OTHER if verdict.truth is None else WRONG
+    colours = [RIGHT if name == verdict.truth else OTHER for name, _ in verdict.classes]
+    if verdict.right is not True:
+        colours[0] = miss if verdict.truth is not None else "#3b6fd4"
+    axis.barh(places, scores, color=colours, height=0.3)
+    for place, name, score in zip(places, names, scores, strict=True):
+        axis.text(0, place + 0.2, f" {name}  {score:.1%}", ha="left", va="bottom", fontsize=8, parse_math=False)
+    if verdict.truth is not None:
+        word = "right" if verdict.right else "wrong"
+        line = f"{word}: it is {printable(verdict.truth, 28)}"
+        axis.set_title(line, fontsize=8, color=RIGHT if verdict.right else WRONG, loc="left", parse_math=False)
+    axis.set(xlim=(0, max(scores) * 1.1), ylim=(-0.6, len(names) - 0.2), xticks=[], yticks=[])
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def view_of(picture: np.ndarray, view: View) -> np.ndarray:
     """What a view shows of a frame: uint8 [S, S, 3]."""
     import cv2
 
-    crop = crop_of(view, picture.shape[1], picture.shape[0], size)
+    crop = crop_of(view.name, picture.shape[1], picture.shape[0], view.size)
     resized = cv2.resize(picture, (crop.width, crop.height), interpolation=cv2.INTER_AREA)
-    cut = resized[crop.top : crop.top + size, crop.left : crop.left + size]
+    cut = resized[crop.top : crop.top + view.size, crop.left : crop.left + view.size]
     return cut[:, ::-1] if crop.mirrored else cut
 
 
@@ -86,4 +219,4 @@ def _draw_persons(axis: Any, persons: np.ndarray) -> None:
             if person[start, 2] > 0 and person[end, 2] > 0:
                 axis.plot(*person[[start, end], :2].T, color=colour, linewidth=1.2)
         seen = person[person[:, 2] > 0]
-        axis.scatter(seen[:, 0], seen[:, 1], s=4, color="white", zorder=3)
+        axis.scatter(seen[:, 0], seen[:, 1], s=3, color="white", zorder=3, linewidths=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,14 @@ class Unit:
     shard: int
     refs: tuple[VideoRef, ...]
     groups: tuple[str, ...]
-    missing: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    missing: Mapping[str, frozenset[int]]
+    kept: Mapping[str, frozenset[int]]
+
+    @classmethod
+    def whole(cls, shard: int, refs: Sequence[VideoRef], groups: Sequence[str]) -> Unit:
+        """A unit of which nothing is committed yet."""
+        slots = frozenset(ref.slot for ref in refs)
+        return cls(shard, tuple(refs), tuple(groups), dict.fromkeys(groups, slots), dict.fromkeys(groups, frozenset()))
 
 
 @dataclass(frozen=True)

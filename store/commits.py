@@ -17,6 +17,7 @@ from store.errors import StoreError
 from store.layout import COMMITS, checksum_key, commit_key
 from store.objects import Objects
 from store.plan import parquet_bytes, read_parquet
+from store.printable import command
 from store.sealed import sha256
 
 OK, PARTIAL, QUARANTINED = "ok", "partial", "quarantined"
@@ -106,8 +107,9 @@ def read_commit(objects: Objects, group: str, shard: int) -> Commit | None:
         # A writer may have replaced the two between our two looks; what stays as it is is damaged.
         before, seen = seen, objects.get(key)
         if seen == before and objects.get(checksum_key(group, shard)) == sums:
+            mend = command("verify", "--store", objects.url, "--repair")
             raise StoreError(
-                f"commit {objects.describe(key)} is damaged; run: vilp-pipe verify --store {objects.url} --repair",
+                f"commit {objects.describe(key)} is damaged; run: {mend}",
                 kind="store-corrupt",
             )
     return None

@@ -16,6 +16,7 @@ from store.errors import MissingError, UsageError
 from store.layout import GROUPS, ROOT_METADATA, definition_key
 from store.objects import Objects
 from store.plan import Plan
+from store.printable import command
 from store.schema import Modality
 from store.sealed import canonical, get_sealed, put_twice, seal, settle
 
@@ -120,8 +121,9 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
         return fitting[0]
     ids = ", ".join(g.modality.id for g in of_kind)
     if not of_kind:
+        adding = command("extract", "--modality", kind, "--store", "STORE")
         raise MissingError(
-            f"the store holds no {kind} features; add them with: vilp-pipe extract --modality {kind} --store STORE",
+            f"the store holds no {kind} features; add them with: {adding}",
             kind="missing-modality",
         )
     if not fitting:

@@ -20,6 +20,7 @@ from store.layout import array_key
 from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
+from store.printable import command
 from store.quarantine import quarantined
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
@@ -360,7 +361,7 @@ class FeatureStore:
         except (DamagedShardError, FileNotFoundError) as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
             raise StoreError(
-                f"{self._objects.describe(key)} {reason}; run: vilp-pipe verify --store {self.url} --repair",
+                f"{self._objects.describe(key)} {reason}; run: {command('verify', '--store', self.url, '--repair')}",
                 kind="store-corrupt",
             ) from error
 

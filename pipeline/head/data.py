@@ -15,6 +15,7 @@ from pipeline.head.sides import Flips, flips
 from pipeline.head.skeleton import mirror_keypoints, skeletons
 from store.errors import MissingError, StoreError
 from store.features import Features
+from store.printable import command
 from store.reader import FeatureStore
 
 POOLED_INPUTS = ("pooled", "presence", "heatmap")
@@ -164,7 +165,7 @@ def load_inputs(
     if not len(features):
         where = f"{subset} of split {split}" if split is not None else store.dataset_name
         raise MissingError(
-            f"{where} has no video with features in {store.url}; run vilp-pipe status --store {store.url}"
+            f"{where} has no video with features in {store.url}; run {command('status', '--store', store.url)}"
         )
     positions = torch.arange(count) * stored // count
     tensors = {}

@@ -21,7 +21,7 @@ from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
 from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
 from pipeline.head.text import TextSide, text_side
-from pipeline.head.train import Progress, TrainConfig, fit, new_head, predict, sizes_of
+from pipeline.head.train import LossCurves, Progress, TrainConfig, fit, new_head, predict, sizes_of
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.reader import FeatureStore
 
@@ -113,6 +113,7 @@ def train_head(
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
     prepare_directory(directory)
 
+    curves = LossCurves(progress)
     heads: dict[tuple[int, int], Head] = {}
     predictions, scores, warnings, tuning = [], [], [], {}
     for number in splits:
@@ -126,7 +127,7 @@ def train_head(
         for seed in range(seeds):
             started = time.perf_counter()
             heads[number, seed] = new_head(job.config, train, job.text, seed=seed)
-            loss = fit(heads[number, seed], train, settings, split=number, seed=seed, progress=progress)
+            loss = fit(heads[number, seed], train, settings, split=number, seed=seed, progress=curves)
             losses.append(loss if training.epochs else None)
             seconds.append(time.perf_counter() - started)
         del train
@@ -135,7 +136,15 @@ def train_head(
         for seed in range(seeds):
             found = prediction_of(heads[number, seed], test, number, seed)
             predictions.append(found)
-            scores.append(score(found, train_videos=count, loss=losses[seed], train_seconds=seconds[seed]))
+            scores.append(
+                score(
+                    found,
+                    train_videos=count,
+                    loss=losses[seed],
+                    train_seconds=seconds[seed],
+                    losses=curves.of(number, seed),
+                )
+            )
     result = make_result(
         job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
     )
@@ -178,7 +187,15 @@ def evaluate_run(
         for old in (s for s in recorded.scores if s.split == number):
             found = prediction_of(load_head(recorded, number, old.seed).to(where), test, number, old.seed)
             predictions.append(found)
-            scores.append(score(found, train_videos=old.train_videos, loss=old.loss, train_seconds=old.train_seconds))
+            scores.append(
+                score(
+                    found,
+                    train_videos=old.train_videos,
+                    loss=old.loss,
+                    train_seconds=old.train_seconds,
+                    losses=old.losses,
+                )
+            )
     result = make_result(
         opened,
         recorded.config,

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from pipeline.head.attention import AttentionPool
 from pipeline.head.config import HeadConfig, HeadSizes
-from pipeline.head.functional import WordBank, gate, joint_tokens, pvcs_tokens, spot, unit
+from pipeline.head.functional import WordBank, gate, joint_tokens, pvcs_tokens, spot, spot_weights, unit
 from pipeline.head.temporal import Blocks, TemporalTransformer
 
 MAX_SCALE = 100.0
@@ -104,13 +104,23 @@ class SpottingHead(TextHead):
         """Adapted frames, float32 [B, T, D]; not normalised."""
         return self.adapter(unit(batch["frames"]))
 
-    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
-        return self.spotted(unit(self.frames(batch, frame_mask)), mask=frame_mask)
+    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """What the words choose from, and the other arguments of ``functional.spot``. The frames come first."""
+        return unit(self.frames(batch, frame_mask)), {"mask": frame_mask}
 
-    def spotted(self, tokens: Tensor, **options: Any) -> tuple[Tensor, ...]:
-        """Scaled logits of ``functional.spot`` with this head's text."""
+    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        tokens, options = self.tokens(batch, frame_mask)
         bank = WordBank(self.words, self.membership)
         return (self.log_scale.exp() * spot(tokens, bank, self.class_units(), tau=self.tau, **options),)
+
+    def frame_weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How much each frame speaks for each class, float32 [B, T, C]; body parts count for their frame."""
+        tokens, options = self.tokens(batch, None)
+        options.pop("values", None)
+        weights = spot_weights(tokens, WordBank(self.words, self.membership), tau=self.tau, **options)
+        num_frames = batch["frames"].shape[1]
+        parts = weights[:, num_frames:].unflatten(1, (num_frames, -1)) if weights.shape[1] > num_frames else None
+        return weights[:, :num_frames] if parts is None else weights[:, :num_frames] + parts.sum(2)
 
 
 class TemporalHead(SpottingHead):
@@ -137,14 +147,14 @@ class GuidedHead(SpottingHead):
         """Adapted ``frames`` [B, T, D] with the pose in them."""
         raise NotImplementedError
 
-    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         frames = self.frames(batch, frame_mask)
         guided = self.guided(frames, batch)
         if self.pose_in == "both":
-            return self.spotted(guided, mask=frame_mask)
+            return guided, {"mask": frame_mask}
         plain = self.plain(frames)
         weighing, weighed = (guided, plain) if self.pose_in == "weights" else (plain, guided)
-        return self.spotted(weighing, values=weighed, mask=frame_mask)
+        return weighing, {"values": weighed, "mask": frame_mask}
 
     def plain(self, frames: Tensor) -> Tensor:
         """What ``guided`` gives where the pose says nothing."""
@@ -210,11 +220,11 @@ class JointPoseHead(SpottingHead):
         super().constrain()
         self.beta.clamp_(min=0.0)
 
-    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+    def tokens(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         frames = unit(self.frames(batch, frame_mask))
         parts = unit(self.part_adapter(unit(batch["parts"])))
         tokens, presence, mask = joint_tokens(frames, parts, batch["part_presence"], self.beta, frame_mask)
-        return self.spotted(tokens, presence=presence, mask=mask)
+        return tokens, {"presence": presence, "mask": mask}
 
 
 class AttentionHead(Head):

@@ -34,7 +34,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in [0, 1] of one split and seed, at the last epoch."""
+    """Accuracies in [0, 1] of one split and seed, at the last epoch; ``losses`` are those of all epochs."""
 
     split: int
     seed: int
@@ -45,6 +45,7 @@ class Score:
     train_videos: int
     loss: float | None
     train_seconds: float
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class RunResult:
             "complete": self.complete,
             "warnings": list(self.warnings),
             "splits": [{**asdict(s), "interval": list(s.interval)} for s in self.summaries],
-            "scores": [asdict(s) for s in self.scores],
+            "scores": [{**asdict(s), "losses": list(s.losses)} for s in self.scores],
             "coverage": {split: {k: dict(v) for k, v in by.items()} for split, by in self.coverage.items()},
             "config": self.config.to_dict(),
             "sizes": self.sizes.to_dict(),
@@ -164,7 +165,7 @@ class RunResult:
             training=TrainConfig.from_dict(data["training"]),
             selection=Selection.from_dict(data["features"]),
             class_names=tuple(data["class_names"]),
-            scores=tuple(Score(**score) for score in data["scores"]),
+            scores=tuple(Score(**{**score, "losses": tuple(score.get("losses", ()))}) for score in data["scores"]),
             summaries=tuple(SplitSummary(**{**s, "interval": tuple(s["interval"])}) for s in data["splits"]),
             interval=tuple(data["interval"]),
             coverage=data["coverage"],
@@ -178,7 +179,14 @@ class RunResult:
         )
 
 
-def score(prediction: Prediction, *, train_videos: int, loss: float | None, train_seconds: float) -> Score:
+def score(
+    prediction: Prediction,
+    *,
+    train_videos: int,
+    loss: float | None,
+    train_seconds: float,
+    losses: Sequence[float] = (),
+) -> Score:
     correct = hits(prediction.scores, prediction.labels)
     return Score(
         split=prediction.split,
@@ -190,6 +198,7 @@ def score(prediction: Prediction, *, train_videos: int, loss: float | None, trai
         train_videos=train_videos,
         loss=loss,
         train_seconds=train_seconds,
+        losses=tuple(losses),
     )
 
 

@@ -12,6 +12,7 @@ from pipeline.head.config import HeadConfig
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.features import TextSet
 from store.groups import Group, find_group
+from store.printable import command
 from store.reader import FeatureStore
 
 # Inputs of heads by the stored arrays that they are made of; what attention pools over is the head's own setting.
@@ -88,7 +89,7 @@ def select(
         if array and array not in clip_group.modality.arrays:
             raise MissingError(
                 f"head {config.head!r} reads {array!r} tokens and {clip_group.modality.id} has none; add them with: "
-                f"vilp-pipe extract --store {store.url} --modality clip --tokens value,penult",
+                + command("extract", "--store", store.url, "--modality", "clip", "--tokens", "value,penult"),
                 kind="missing-modality",
             )
     stored = stored_frames(clip_group)
@@ -125,16 +126,16 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
     if not any(group.modality.kind == "pose" for group in store.groups.values()):
         raise MissingError(
             f"head {config.head!r} reads pose and {store.url} has none; add it with: "
-            f"vilp-pipe extract --store {store.url} --modality pose --pose onnx --det-weights FILE "
+            f"{command('extract', '--store', store.url, '--modality', 'pose')} --pose onnx --det-weights FILE "
             "--pose-weights FILE, or train --head vcs or attn, which need none",
             kind="missing-modality",
         )
     group = store.group("pose", pose)
     for array in sorted(arrays - set(group.modality.arrays)):
+        adding = command("extract", "--store", store.url, "--modality", "pose", "--heatmap", "joints")
         raise MissingError(
             f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
-            f"none; add them with: vilp-pipe extract --store {store.url} --modality {array}; or train --head pvcs or "
-            "fuse, which read keypoints and tokens",
+            f"none; add them with: {adding}; or train --head pvcs or fuse, which read keypoints and tokens",
             kind="missing-modality",
         )
     return group

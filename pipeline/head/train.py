@@ -92,6 +92,22 @@ class EpochReport:
 Progress = Callable[[EpochReport], None]
 
 
+class LossCurves:
+    """A progress callback that keeps the loss of every epoch, by split and seed, and passes what it is told on."""
+
+    def __init__(self, then: Progress | None) -> None:
+        self._then = then
+        self._losses: dict[tuple[int, int], list[float]] = {}
+
+    def __call__(self, epoch: EpochReport) -> None:
+        self._losses.setdefault((epoch.split, epoch.seed), []).append(epoch.loss)
+        if self._then is not None:
+            self._then(epoch)
+
+    def of(self, split: int, seed: int) -> tuple[float, ...]:
+        return tuple(self._losses.get((split, seed), ()))
+
+
 def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
     """Sizes of the head that reads ``inputs`` [N, V, T, ...] and a text side."""
     shapes = {name: tensor.shape for name, tensor in inputs.tensors.items()}

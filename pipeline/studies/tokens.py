@@ -19,6 +19,7 @@ from pipeline.studies.placebos import box_maps
 from pipeline.studies.report import Cell, Report, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, top1
 from store.errors import MissingError
+from store.printable import command
 
 RIDGE = 1e-2
 
@@ -34,7 +35,7 @@ def study_tokens(config: StudyConfig, told: Told) -> Report:
     if len(kinds) < 2:
         raise MissingError(
             f"{first.store.url} holds {', '.join(kinds) or 'no'} tokens and this study compares several; add them "
-            f"with: vilp-pipe extract --store {first.store.url} --modality clip --tokens value,penult",
+            f"with: {command('extract', '--store', first.store.url, '--modality', 'clip', '--tokens', 'value,penult')}",
             kind="missing-modality",
         )
     found: dict[str, list[np.ndarray]] = {name: [] for name in kinds}

@@ -117,7 +117,7 @@ class FakeLane:
 def units(count: int, videos: int = 5) -> Iterator[Unit]:
     for shard in range(count):
         refs = tuple(VideoRef(shard * videos + n, f"v{shard}-{n}", "x") for n in range(videos))
-        yield Unit(shard, refs, ("clip/x",))
+        yield Unit.whole(shard, refs, ("clip/x",))
 
 
 def run(engine: FakeEngine, work: Iterable[Unit], root: Path) -> tuple[list[UnitResult], int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.pose.imports.base import VideoPoses
 from store.errors import MissingError, UsageError
+from store.printable import command
 from store.reader import FeatureStore
 from store.sealed import canonical
 
@@ -37,7 +38,7 @@ class StoredSource:
         frames = [g for g in self._store.groups.values() if g.modality.kind == "frames" and g.modality.record == record]
         if not frames:
             raise MissingError(
-                f"{self._group.path} has no frames group; run vilp-pipe verify --store {self._store.url}"
+                f"{self._group.path} has no frames group; run {command('verify', '--store', self._store.url)}"
             )
         self._frames = frames[0]
         ids = dict(zip(*(self._store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))

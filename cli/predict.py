@@ -1,0 +1,74 @@
+"""``vilp-pipe predict``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout, say
+
+Opt = typer.Option
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[str], typer.Argument(help="Video files, or folders of them.", metavar="VIDEO...")],
+    run: Annotated[str, Opt(help="Folder of a training run.")],
+    store: Annotated[
+        str | None, Opt(help="Where the run's store is now: it tells how features are computed.", show_default=False)
+    ] = None,
+    split: Annotated[int | None, Opt(help="Ask the heads of this split (default: the run's first).")] = None,
+    top: Annotated[int, Opt(help="Classes to name.")] = 5,
+    figure: Annotated[str | None, Opt(help="Draw a PNG with a strip a video.")] = None,
+    clip_pretrained: Annotated[str | None, Opt(help="Where the CLIP weights are now, if they moved.")] = None,
+    det_weights: Annotated[str | None, Opt(help="Where the detector's weights are now.")] = None,
+    pose_weights: Annotated[str | None, Opt(help="Where the keypoint model's weights are now.")] = None,
+    pose_config: Annotated[str | None, Opt(help="Where the file of poses, or mmpose's config, is now.")] = None,
+    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Classify video files with the heads of a run. Nothing is written but the picture; exit code 1 when no video could
+    be used.
+
+    \b
+      vilp-pipe predict clip.mp4 --run runs/hmdb51-fuse
+      vilp-pipe predict my-videos/ --run runs/hmdb51-fuse --figure predicted.png --json
+    """
+    with only_result_on_stdout() as print_result:
+        from pipeline.prediction import predict as classify
+
+        moved = {
+            "clip_pretrained": clip_pretrained,
+            "det_weights": det_weights,
+            "pose_weights": pose_weights,
+            "pose_config": pose_config,
+        }
+        found = classify(
+            videos,
+            run=run,
+            store=store,
+            split=split,
+            top=top,
+            device=device,
+            weights=moved,
+            figure=figure,
+            progress=make_progress(),
+        )
+        if json:
+            print_result(as_json(found.to_dict()))
+        else:
+            for video in found.videos:
+                print_result(
+                    video.path + (" (ends early: far fewer frames decode than it claims)" if video.partial else "")
+                )
+                if video.error_kind:
+                    print_result(f"  {video.error_kind}: {video.error_message}")
+                for name, score in video.classes:
+                    print_result(f"  {score:6.1%}  {name}")
+            for warning in found.warnings:
+                print_result(f"note: {warning}")
+    if all(video.error_kind for video in found.videos):
+        say("error: no video could be used; see above for each")
+        raise typer.Exit(1)

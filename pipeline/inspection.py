@@ -1,0 +1,261 @@
+"""Looking at videos of a store: their stored frames, read from the disk again, and all that the store knows of them."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.figure import MAX_STRIPS, Strip, Verdict, View, draw_strips
+from pipeline.head.checkpoint import read_run
+from pipeline.head.data import Selection
+from pipeline.head.results import RunResult
+from pipeline.judging import Judgement, heads_of, judge
+from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
+from stages.types import VideoRef
+from store.errors import MissingError, StoreError, UsageError
+from store.groups import Group
+from store.printable import command
+from store.reader import FeatureStore
+
+
+def inspect_videos(
+    store: FeatureStore,
+    video_ids: Sequence[str],
+    out: Path,
+    *,
+    run: str | Path | None = None,
+    frames: int | None = None,
+    clip: str | None = None,
+    pose: str | None = None,
+    top: int = 5,
+) -> list[str]:
+    """Draw videos of a store into one PNG, a strip each; returns a line for each video that has no pictures any more.
+
+    run         a training run whose heads say what they think of the videos, and which frames they weigh
+    frames      frames a strip, of those that are stored; what the run reads, or 8, unless given
+    clip, pose  id of a group, or its beginning, where the store has several; those of the run, where there is one
+    top         how many classes to name
+
+    Raises ``UsageError`` for a video that the store has no features of, with the reason.
+    """
+    if not 1 <= len(video_ids) <= MAX_STRIPS:
+        raise UsageError(f"{len(video_ids)} videos are to be drawn; allowed: 1 to {MAX_STRIPS} in one picture")
+    slots = [_slot(store, video_id) for video_id in video_ids]
+    recorded = None if run is None else read_run(run)
+    judgement = None
+    if recorded is not None:
+        selection = matching(recorded, store)
+        clip, pose, frames = clip or selection.clip, pose or selection.pose, frames or selection.frames
+        judgement = judge(store, selection, recorded, heads_of(recorded), slots=slots)
+    made = strips(store, slots, frames=frames, clip=clip, pose=pose, sigma=recorded.config.sigma if recorded else 0.7)
+    if recorded is not None and judgement is not None:
+        made = with_verdicts(made, slots, recorded, judgement, store, top)
+    draw_strips(made, out)
+    return [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
+
+
+def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Path | None = None) -> list[str]:
+    """``count`` videos with features, drawn by ``seed``; test videos of its first split where a run is named."""
+    groups = _groups(store)
+    rows = store.videos.to_pylist()
+    usable = set(store.usable(groups))
+    column = None if run is None else f"split{min(score.split for score in read_run(run).scores)}"
+    able = [row["video_id"] for row in rows if row["slot"] in usable and (column is None or row[column] == "test")]
+    if not able:
+        raise MissingError(
+            f"{store.url} has no video with features to look at; run vilp-pipe status", kind="missing-data"
+        )
+    return sorted(random.Random(seed).sample(able, min(count, len(able))))
+
+
+def matching(run: RunResult, store: FeatureStore) -> Selection:
+    """The features that a run's heads read, in ``store``. Raises ``StoreError`` where it has others."""
+    clip = store.group("clip", run.selection.clip)
+    pose = run.selection.pose
+    if store.class_names != run.class_names:
+        raise StoreError(
+            f"the run knows {len(run.class_names)} classes of {run.selection.dataset} and {store.url} has others; "
+            "name the store that it was trained from with --store",
+            kind="store-mismatch",
+        )
+    found = store.fingerprint(clip=clip.modality.id, pose=pose)
+    return replace(run.selection, store=store.url, fingerprint=found)
+
+
+def strips(
+    store: FeatureStore,
+    slots: Sequence[int],
+    *,
+    frames: int | None = None,
+    clip: str | None = None,
+    pose: str | None = None,
+    sigma: float = 0.7,
+) -> list[Strip]:
+    """A strip for each slot, in order, all of which have features. Pictures are those of the video as it is on the disk
+    now, decoded as it was for the store; where that gives other frames, or the video is gone, there are none."""
+    clip_group, pose_group = _group(store, "clip", clip), _group(store, "pose", pose)
+    main = clip_group or pose_group
+    if main is None:
+        raise MissingError(f"{store.url} holds no features yet; run {command('extract', '--store', store.url)}")
+    record: dict[str, Any] = main.modality.record["frames"]
+    stored = int(record["num_frames"])
+    count = min(8, stored) if frames is None else frames
+    if not 1 <= count <= stored:
+        raise UsageError(f"frames is {count}; allowed: 1 to {stored}, the number that {store.url} holds a video")
+    places = np.arange(count) * stored // count
+    timing = _frames_group(store, record)
+    index, times = (store.rows(timing, name, list(slots)) for name in ("index", "pts"))
+    features = _load(store, slots, clip_group, pose_group)
+    rows = {row["slot"]: row for row in store.videos.to_pylist()}
+    outcomes = decode(store, [rows[slot] for slot in slots], record)
+    order = {int(slot): position for position, slot in enumerate(features.slots)}
+    made = []
+    for number, slot in enumerate(slots):
+        row, outcome = rows[slot], outcomes[number]
+        keypoints = boxes = None
+        if pose_group is not None:
+            steps = features["keypoints"].shape[1]
+            keypoints, boxes = (
+                features[name][order[slot]].numpy()[places * steps // stored] for name in ("keypoints", "boxes")
+            )
+        pictures, note = _pictures(outcome, index[number])
+        made.append(
+            Strip(
+                title=f"{row['video_id']}  ({row['class_name']})",
+                size=tuple(int(side) for side in features.sizes[order[slot]]),  # type: ignore[arg-type]
+                times=times[number][places],
+                pictures=None if pictures is None else pictures[places],
+                keypoints=keypoints,
+                boxes=boxes,
+                view=_view(clip_group, sigma),
+                note=note,
+            )
+        )
+    return made
+
+
+def with_verdicts(
+    made: Sequence[Strip],
+    slots: Sequence[int],
+    run: RunResult,
+    judgement: Judgement,
+    store: FeatureStore | None,
+    top: int = 5,
+) -> list[Strip]:
+    """Strips with what a head says of them; with the true class where ``store`` tells it."""
+    truths = (
+        {} if store is None else dict(zip(*(store.videos[n].to_pylist() for n in ("slot", "class_name")), strict=True))
+    )
+    order = {int(slot): position for position, slot in enumerate(judgement.slots)}
+    result = []
+    for strip, slot in zip(made, slots, strict=True):
+        row = order[slot]
+        classes = best_classes(judgement.scores[row], run.class_names, top)
+        weights = None if judgement.weights is None else judgement.weights[row]
+        if weights is not None and len(weights) != len(strip.times):
+            weights = None  # the strip shows other frames than the head reads
+        result.append(replace(strip, verdict=Verdict(classes, truths.get(slot), classes[0][0], weights)))
+    return result
+
+
+def best_classes(scores: np.ndarray, class_names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    """The ``top`` classes of scores [C], best first."""
+    order = np.argsort(-scores, kind="stable")[:top]
+    return tuple((class_names[label], float(scores[label])) for label in order)
+
+
+def decode(store: FeatureStore, rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> list[DecodeOutcome]:
+    """Decode videos of the plan again, as ``record`` (of a frames group) says; never raises for a video."""
+    root = video_root(store)
+    refs = [VideoRef(row["slot"], row["video_id"], str(root / row["path"]), row["start"], row["end"]) for row in rows]
+    config = DecodeConfig(record["decoder"], int(record["num_frames"]), record["max_short_side"])
+    outcomes: list[DecodeOutcome] = []
+    with DecodeWorker(config) as worker:
+        while len(outcomes) < len(refs):
+            outcomes += [_kept(outcome) for outcome in worker(refs[len(outcomes) :]).results]
+    return outcomes
+
+
+def video_root(store: FeatureStore) -> Path:
+    """The folder that the paths of a store's plan are relative to."""
+    root = Path(store.plan.source["root"])
+    return root.parent if store.dataset_name == "manifest" and root.suffix in (".csv", ".parquet") else root
+
+
+def quarantined(store: FeatureStore) -> list[dict[str, str]]:
+    """``video_id``, ``group``, ``kind`` and ``message`` of every video without features, a row a group."""
+    return store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist()
+
+
+def _slot(store: FeatureStore, video_id: str) -> int:
+    ids, slots = store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist()
+    if video_id not in ids:
+        near = difflib.get_close_matches(video_id, ids, n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{hint}")
+    slot = slots[ids.index(video_id)]
+    if slot not in store.usable(_groups(store)):
+        why = next((f"{q['kind']}: {q['message']}" for q in quarantined(store) if q["video_id"] == video_id), None)
+        reason = f"it is quarantined ({why})" if why else "it is not extracted yet; run vilp-pipe extract again"
+        raise UsageError(f"video is {video_id!r}, of which the store has no features: {reason}")
+    return slot
+
+
+def _groups(store: FeatureStore) -> list[Group]:
+    """All groups that have a row a video."""
+    return [group for group in store.groups.values() if group.modality.kind in ("clip", "pose")]
+
+
+def _group(store: FeatureStore, kind: str, name: str | None) -> Group | None:
+    if name is None and not any(group.modality.kind == kind for group in store.groups.values()):
+        return None
+    return store.group(kind, name)
+
+
+def _frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
+    found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
+    if not found:
+        raise StoreError(f"{store.url} lacks the frames group of {record}; run vilp-pipe verify", kind="store-corrupt")
+    return found[0]
+
+
+def _load(store: FeatureStore, slots: Sequence[int], clip: Group | None, pose: Group | None) -> Any:
+    arrays = (("cls",) if clip else ()) + (("keypoints", "boxes") if pose else ())
+    clip_id, pose_id = (None if group is None else group.modality.id for group in (clip, pose))
+    return store.load(arrays=arrays, slots=slots, clip=clip_id, pose=pose_id)
+
+
+def _view(clip: Group | None, sigma: float) -> View | None:
+    if clip is None:
+        return None
+    record = clip.modality.record
+    tokens = clip.modality.arrays.get("value") or clip.modality.arrays.get("penult")
+    return View(record["views"][0], int(record["preprocess"]["size"]), tokens.shape[2] if tokens else 0, sigma)
+
+
+def _pictures(outcome: DecodeOutcome, index: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Frames of a decoded video that are those of the store, or why there are none."""
+    if outcome.video is None:
+        assert outcome.failure is not None
+        gone = outcome.failure.kind == "file-missing"
+        why = f"the video is gone: {outcome.ref.path}" if gone else outcome.failure.message
+        return None, f"{why}; drawn from the store alone"
+    if not np.array_equal(outcome.video.indices, index):
+        return (
+            None,
+            f"{outcome.ref.path} decodes to other frames than those that are stored; drawn from the store alone",
+        )
+    return outcome.video.frames, ""
+
+
+def _kept(outcome: DecodeOutcome) -> DecodeOutcome:
+    """With frames of its own: those of a worker are a view that changes later."""
+    if outcome.video is None:
+        return outcome
+    return replace(outcome, video=replace(outcome.video, frames=outcome.video.frames.copy()))

@@ -1,0 +1,113 @@
+"""What the heads of a run say of some videos of a store, and which frames they weigh."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.head.checkpoint import load_head
+from pipeline.head.data import Batches, Inputs, Selection, load_inputs
+from pipeline.head.models import Head, SpottingHead, text_parts
+from pipeline.head.results import RunResult
+from pipeline.head.train import predict as logits_of
+from store.errors import one_of
+from store.groups import Group
+from store.reader import FeatureStore
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of N videos.
+
+    slots    int64 [N]
+    scores   float32 [N, C]: softmax of the logits, the mean over the heads; not calibrated
+    weights  float32 [N, T']: how much each frame weighs in the score of the best class, the mean over the heads; None
+             where the heads do not weigh frames by words
+    """
+
+    slots: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+def heads_of(run: RunResult, split: int | None = None) -> list[Head]:
+    """The heads of one split of a run, a head a seed; of its first split unless told otherwise."""
+    splits = sorted({score.split for score in run.scores})
+    chosen = splits[0] if split is None else split
+    one_of("split", chosen, tuple(splits))
+    return [load_head(run, chosen, score.seed) for score in run.scores if score.split == chosen]
+
+
+def judge(
+    store: FeatureStore,
+    selection: Selection,
+    run: RunResult,
+    heads: Sequence[Head],
+    *,
+    slots: Collection[int] | None = None,
+    device: str = "cpu",
+) -> Judgement:
+    """Ask ``heads`` of ``run`` about the videos of a store (of ``slots``, where given) that have features."""
+    looked_at: Any = store if slots is None else _Some(store, slots)
+    groups = [store.group("clip", selection.clip)]
+    groups += [store.group("pose", selection.pose)] if selection.pose is not None else []
+    if not looked_at.usable(groups):
+        return Judgement(np.zeros(0, np.int64), np.zeros((0, len(run.class_names)), np.float32), None)
+    with own_cache():
+        inputs = load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]
+    scores = [logits_of(head.to(device), inputs).softmax(dim=1) for head in heads]
+    mean = torch.stack(scores).mean(dim=0)
+    weights = [_weights(head, inputs, mean.argmax(dim=1)) for head in heads]
+    known = [weight for weight in weights if weight is not None]
+    return Judgement(inputs.slots.numpy(), mean.numpy(), torch.stack(known).mean(dim=0).numpy() if known else None)
+
+
+@contextlib.contextmanager
+def own_cache() -> Iterator[None]:
+    """Keep tokens that are pooled meanwhile in a folder that goes again: they are of a few videos alone, and would take
+    the place of those of the whole store."""
+    before = os.environ.get("VILP_CACHE")
+    with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder:
+        os.environ["VILP_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("VILP_CACHE")
+            if before is not None:
+                os.environ["VILP_CACHE"] = before
+
+
+@torch.no_grad()
+def _weights(head: Head, inputs: Inputs, classes: torch.Tensor) -> torch.Tensor | None:
+    """Weight of each frame of the first view for the class of ``classes`` [N]: float32 [N, T'], on the CPU."""
+    part = next((part for part in text_parts(head) if isinstance(part, SpottingHead)), None)
+    if part is None:
+        return None
+    batches, found = Batches(inputs), []
+    for rows in torch.arange(len(inputs)).split(64):
+        weights = part.frame_weights(batches.take(rows, torch.zeros_like(rows))).cpu()
+        found.append(weights[torch.arange(len(rows)), :, classes[rows]])
+    return torch.cat(found)
+
+
+class _Some:
+    """A store of which only some videos are looked at."""
+
+    def __init__(self, store: FeatureStore, slots: Collection[int]) -> None:
+        self._store, self._slots = store, frozenset(slots)
+
+    def usable(self, groups: Sequence[Group]) -> list[int]:
+        return [slot for slot in self._store.usable(groups) if slot in self._slots]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
