@@ -114,7 +114,7 @@ class RunResult:
             "complete": self.complete,
             "warnings": list(self.warnings),
             "splits": [{**asdict(s), "interval": list(s.interval)} for s in self.summaries],
-            "scores": [asdict(s) for s in self.scores],
+            "scores": [{**asdict(s), "losses": list(s.losses)} for s in self.scores],
             "coverage": {split: {k: dict(v) for k, v in by.items()} for split, by in self.coverage.items()},
             "config": self.config.to_dict(),
             "sizes": self.sizes.to_dict(),
