@@ -35,7 +35,8 @@ def inspect_videos(
     pose: str | None = None,
     top: int = 5,
 ) -> list[str]:
-    """Draw videos of a store into one PNG, a strip each; returns a line for each video that has no pictures any more.
+    """Draw videos of a store into one PNG, a strip each; returns what its reader has to know: a line for each video
+    that has no pictures any more, and one where the store's features are no longer those of the run.
 
     run         a training run whose heads say what they think of the videos, and which frames they weigh
     frames      frames a strip, of those that are stored; what the run reads, or 8, unless given
@@ -49,7 +50,9 @@ def inspect_videos(
     slots = [_slot(store, video_id) for video_id in video_ids]
     recorded = None if run is None else read_run(run)
     judgement = None
+    notes: list[str] = []
     if recorded is not None:
+        notes += changed(recorded, store)
         selection = matching(recorded, store)
         clip, pose, frames = clip or selection.clip, pose or selection.pose, frames or selection.frames
         judgement = judge(store, selection, recorded, heads_of(recorded), slots=slots)
@@ -57,7 +60,7 @@ def inspect_videos(
     if recorded is not None and judgement is not None:
         made = with_verdicts(made, slots, recorded, judgement, store, top)
     draw_strips(made, out)
-    return [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
+    return notes + [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
 
 
 def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Path | None = None) -> list[str]:
@@ -86,6 +89,16 @@ def matching(run: RunResult, store: FeatureStore) -> Selection:
         )
     found = store.fingerprint(clip=clip.modality.id, pose=pose)
     return replace(run.selection, store=store.url, fingerprint=found)
+
+
+def changed(run: RunResult, store: FeatureStore) -> list[str]:
+    """A line where a store has other features now than when a run was trained on it; else nothing."""
+    if matching(run, store).fingerprint == run.selection.fingerprint:
+        return []
+    return [
+        f"the features in {store.url} are no longer those that the run was trained on: what its heads say of single "
+        "videos here may differ from its figures"
+    ]
 
 
 def strips(

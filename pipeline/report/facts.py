@@ -14,7 +14,7 @@ from pipeline.figure import draw_strips
 from pipeline.head.checkpoint import load_predictions
 from pipeline.head.metrics import ranking
 from pipeline.head.results import Prediction, RunResult
-from pipeline.inspection import matching, quarantined, strips, with_verdicts
+from pipeline.inspection import changed, matching, quarantined, strips, with_verdicts
 from pipeline.judging import heads_of, judge
 from store.errors import StoreError
 from store.reader import FeatureStore
@@ -86,6 +86,7 @@ def gather(run: RunResult, store: FeatureStore | None, *, examples: int, notes: 
     found = list(notes)
     if store is not None and examples:
         try:
+            found += changed(run, store)
             shown = _examples(run, store, predictions, examples)
         except StoreError as error:
             found.append(f"no examples: {error}")

@@ -63,6 +63,13 @@ def test_inspect_and_report_print_where_the_file_is(call: Call, run: Path, tmp_p
     assert (code, out) == (0, f"{tmp_path / 'r.html'}\n"), err
 
 
+@pytest.mark.parametrize("command", ["inspect", "report", "predict"])
+def test_there_is_help_with_an_example(call: Call, command: str) -> None:
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert f"vilp-pipe {command} " in out.split("Options")[0].split("Usage")[1].split("\n", 1)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

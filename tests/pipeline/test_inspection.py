@@ -100,6 +100,17 @@ def test_videos_that_are_gone_or_others_now_are_drawn_without_pictures(
     assert (tmp_path / "i.png").stat().st_size > 10_000
 
 
+def test_features_that_changed_since_the_run_are_said(
+    videos: Path, run: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    part = tmp_path / "part"
+    extract(small_config(videos, part, limit=3, **POSE))
+    opened = FeatureStore.open(part)
+    (line,) = inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png", run=run)
+    assert "no longer those that the run was trained on" in line
+    assert inspect_videos(store, some_videos(store, 1), tmp_path / "i.png", run=run) == []
+
+
 def test_what_cannot_be_drawn_says_why(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'c', which .* does not have"):
         inspect_videos(store, ["c"], tmp_path / "i.png")
