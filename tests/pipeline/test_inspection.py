@@ -139,6 +139,18 @@ def test_one_modality_is_enough(small_videos: Path, tmp_path: Path, extra: dict[
     assert (tmp_path / "i.png").exists()
 
 
+def test_a_decoder_that_a_store_names_runs_only_where_it_is_named(
+    small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "stages.decode.pyav_backend:decode"
+    extract(small_config(small_videos, tmp_path / "s", decoder=code, tokens=()))
+    opened = FeatureStore.open(tmp_path / "s")
+    assert inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png", code=[code]) == []
+    monkeypatch.setattr("pipeline.inspection.decode", lambda *_: pytest.fail("was run"))
+    (line,) = inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png")
+    assert f"decoded by code, {code}: to run it, name it with --code" in line
+
+
 def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     """Matplotlib would read $ as mathematics and raise for half of it."""
     name = "$\\frac{<b>\x07\n\u202e"
