@@ -24,6 +24,9 @@ def inspect(
     frames: Annotated[int | None, Opt(help="Frames a strip (default: what the run reads, or 8).")] = None,
     clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
     pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
+    code: Annotated[
+        list[str] | None, Opt(help="A module:name that the store names and that may be run, where you trust it.")
+    ] = None,
     out: Annotated[Path, Opt(help="The picture.")] = Path("inspect.png"),
 ) -> None:
     """Draw what a store knows of videos: stored frames with skeletons and boxes, the heatmap on the token grid.
@@ -45,6 +48,6 @@ def inspect(
             raise UsageError(f"out is {str(out)!r}; allowed: a name that ends in .png")
         opened = FeatureStore.open(find_store(store))
         chosen = video or some_videos(opened, random or 1, seed=seed, run=run)
-        for line in inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose):
+        for line in inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose, code=code or ()):
             say(f"note: {line}")
         print_result(str(out))

@@ -26,6 +26,9 @@ def predict(
     det_weights: Annotated[str | None, Opt(help="Where the detector's weights are now.")] = None,
     pose_weights: Annotated[str | None, Opt(help="Where the keypoint model's weights are now.")] = None,
     pose_config: Annotated[str | None, Opt(help="Where the file of poses, or mmpose's config, is now.")] = None,
+    code: Annotated[
+        list[str] | None, Opt(help="A module:name that the store names and that may be run, where you trust it.")
+    ] = None,
     device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -54,6 +57,7 @@ def predict(
             device=device,
             weights=moved,
             figure=figure,
+            code=code or (),
             progress=make_progress(),
         )
         if json:

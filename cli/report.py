@@ -19,6 +19,9 @@ def report(
     store: Annotated[str | None, Opt(help="Where its store is now (default: where it was).")] = None,
     out: Annotated[str | None, Opt(help="The HTML file (default: report.html in the folder of the run).")] = None,
     examples: Annotated[int, Opt(help="How many right and how many wrong test videos to show; 0 for none.")] = 4,
+    code: Annotated[
+        list[str] | None, Opt(help="A module:name that the store names and that may be run, where you trust it.")
+    ] = None,
 ) -> None:
     """Write one HTML file about a run: results, curves, confusion, examples, provenance. It needs no network.
 
@@ -30,4 +33,4 @@ def report(
 
         if not 0 <= examples <= 24:
             raise UsageError(f"examples is {examples}; allowed: 0 to 24")
-        print_result(str(write_report(run, store, out=out, examples=examples)))
+        print_result(str(write_report(run, store, out=out, examples=examples, code=code or ())))

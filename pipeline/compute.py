@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from stages.decode import DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
 from stages.write import ShardWriter, WriteConfig
 from store.commits import CommitRow
-from store.errors import MissingError, StoreError
+from store.errors import MissingError, StoreError, UsageError
 from store.groups import Group
 from store.lease import WHOLE, hold
 from store.objects import open_objects
@@ -34,21 +34,34 @@ WEIGHTS = {"clip": ("clip_pretrained",), "pose": ("det_weights", "pose_weights",
 
 
 def recorded_graphs(
-    store: FeatureStore, clip: str, pose: str | None, *, weights: Mapping[str, str | None], device: str = "auto"
+    store: FeatureStore,
+    clip: str,
+    pose: str | None,
+    *,
+    weights: Mapping[str, str | None],
+    device: str = "auto",
+    code: Collection[str] = (),
 ) -> list[Graph]:
     """What computes the CLIP group ``clip`` and the pose group ``pose`` of a store, as they were computed for it.
 
     weights  files in place of those that the store remembers, by setting (see ``WEIGHTS``); the contents must be the
              same
+    code     decoders and estimators of the user's own (``module:name``) and configs in Python that may be run: a store
+             is data, and may be a stranger's
 
-    Raises ``MissingError`` where a weight file is gone, with its name, and ``StoreError`` (``store-mismatch``) where
-    weights, library versions or hardware of today give other features, with what differs.
+    Raises ``UsageError`` where the store names code that is not among ``code``, ``MissingError`` where a weight file is
+    gone, with its name, and ``StoreError`` (``store-mismatch``) where weights, library versions or hardware of today
+    give other features, with what differs.
     """
     graphs = []
     for kind, name in (("clip", clip), ("pose", pose)):
         if name is not None:
             group = store.group(kind, name)
             config = _config(store, group, weights, device)
+            for value in sorted(_code_of(config) - {*code, *weights.values()}):
+                raise UsageError(
+                    f"store {store.url} names code of its own, {value}; where you trust it, add: --code {value}"
+                )
             graphs.append(make_graph(config, Path(config.root or ".")))
             _require_same(graphs[-1], group)
     return _joined(graphs)
@@ -125,6 +138,13 @@ def _config(store: FeatureStore, group: Group, weights: Mapping[str, str | None]
                 kind="missing-weights",
             )
     return ExtractConfig.from_recipe(recipe)
+
+
+def _code_of(config: ExtractConfig) -> set[str]:
+    """What of a configuration is code that would be run: ``module:name``, and configs that are Python files."""
+    named = {value for value in (config.decoder, config.pose if config.wants_pose else "") if ":" in value}
+    program = config.pose_config if config.wants_pose and (config.pose_config or "").endswith(".py") else None
+    return named | ({program} if program else set())
 
 
 def _require_same(graph: Graph, group: Group) -> None:

@@ -213,10 +213,14 @@ def view_of(picture: np.ndarray, view: View) -> np.ndarray:
 
 
 def _draw_persons(axis: Any, persons: np.ndarray) -> None:
-    """Limbs of persons [P, 17, 3] in pixels; joints without confidence are left out."""
+    """Limbs of persons [P, 17, 3] in pixels, the fainter the less sure; joints without confidence are left out."""
     for person, colour in zip(persons, COLOURS, strict=False):
+        seen = person[person[:, 2] > 0]
+        if not len(seen):
+            continue
         for start, end in COCO_LIMBS:
             if person[start, 2] > 0 and person[end, 2] > 0:
-                axis.plot(*person[[start, end], :2].T, color=colour, linewidth=1.2)
-        seen = person[person[:, 2] > 0]
-        axis.scatter(seen[:, 0], seen[:, 1], s=3, color="white", zorder=3, linewidths=0)
+                sure = float(person[[start, end], 2].min().clip(0, 1))
+                axis.plot(*person[[start, end], :2].T, color=colour, linewidth=1.2, alpha=0.15 + 0.85 * sure)
+        alphas = 0.15 + 0.85 * seen[:, 2].clip(0, 1)
+        axis.scatter(seen[:, 0], seen[:, 1], s=3, color="white", zorder=3, linewidths=0, alpha=alphas)

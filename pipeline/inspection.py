@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,16 @@ def inspect_videos(
     clip: str | None = None,
     pose: str | None = None,
     top: int = 5,
+    code: Collection[str] = (),
 ) -> list[str]:
-    """Draw videos of a store into one PNG, a strip each; returns a line for each video that has no pictures any more.
+    """Draw videos of a store into one PNG, a strip each; returns what its reader has to know: a line for each video
+    that has no pictures any more, and one where the store's features are no longer those of the run.
 
     run         a training run whose heads say what they think of the videos, and which frames they weigh
     frames      frames a strip, of those that are stored; what the run reads, or 8, unless given
     clip, pose  id of a group, or its beginning, where the store has several; those of the run, where there is one
     top         how many classes to name
+    code        decoders of the user's own (``module:function``) that the store names and that may be run
 
     Raises ``UsageError`` for a video that the store has no features of, with the reason.
     """
@@ -49,15 +52,19 @@ def inspect_videos(
     slots = [_slot(store, video_id) for video_id in video_ids]
     recorded = None if run is None else read_run(run)
     judgement = None
+    notes: list[str] = []
     if recorded is not None:
+        notes += changed(recorded, store)
         selection = matching(recorded, store)
         clip, pose, frames = clip or selection.clip, pose or selection.pose, frames or selection.frames
         judgement = judge(store, selection, recorded, heads_of(recorded), slots=slots)
-    made = strips(store, slots, frames=frames, clip=clip, pose=pose, sigma=recorded.config.sigma if recorded else 0.7)
+    made = strips(
+        store, slots, frames=frames, clip=clip, pose=pose, sigma=recorded.config.sigma if recorded else 0.7, code=code
+    )
     if recorded is not None and judgement is not None:
         made = with_verdicts(made, slots, recorded, judgement, store, top)
     draw_strips(made, out)
-    return [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
+    return notes + [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
 
 
 def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Path | None = None) -> list[str]:
@@ -88,6 +95,16 @@ def matching(run: RunResult, store: FeatureStore) -> Selection:
     return replace(run.selection, store=store.url, fingerprint=found)
 
 
+def changed(run: RunResult, store: FeatureStore) -> list[str]:
+    """A line where a store has other features now than when a run was trained on it; else nothing."""
+    if matching(run, store).fingerprint == run.selection.fingerprint:
+        return []
+    return [
+        f"the features in {store.url} are no longer those that the run was trained on: what its heads say of single "
+        "videos here may differ from its figures"
+    ]
+
+
 def strips(
     store: FeatureStore,
     slots: Sequence[int],
@@ -96,9 +113,11 @@ def strips(
     clip: str | None = None,
     pose: str | None = None,
     sigma: float = 0.7,
+    code: Collection[str] = (),
 ) -> list[Strip]:
     """A strip for each slot, in order, all of which have features. Pictures are those of the video as it is on the disk
-    now, decoded as it was for the store; where that gives other frames, or the video is gone, there are none."""
+    now, decoded as it was for the store; where that gives other frames, the video is gone, or the store's decoder is
+    code that ``code`` does not name, there are none."""
     clip_group, pose_group = _group(store, "clip", clip), _group(store, "pose", pose)
     main = clip_group or pose_group
     if main is None:
@@ -113,18 +132,21 @@ def strips(
     index, times = (store.rows(timing, name, list(slots)) for name in ("index", "pts"))
     features = _load(store, slots, clip_group, pose_group)
     rows = {row["slot"]: row for row in store.videos.to_pylist()}
-    outcomes = decode(store, [rows[slot] for slot in slots], record)
+    runs_code = ":" in record["decoder"] and record["decoder"] not in code
+    outcomes = [] if runs_code else decode(store, [rows[slot] for slot in slots], record)
     order = {int(slot): position for position, slot in enumerate(features.slots)}
     made = []
     for number, slot in enumerate(slots):
-        row, outcome = rows[slot], outcomes[number]
+        row = rows[slot]
         keypoints = boxes = None
         if pose_group is not None:
             steps = features["keypoints"].shape[1]
             keypoints, boxes = (
                 features[name][order[slot]].numpy()[places * steps // stored] for name in ("keypoints", "boxes")
             )
-        pictures, note = _pictures(outcome, index[number])
+        pictures, note = None, f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
+        if not runs_code:
+            pictures, note = _pictures(outcomes[number], index[number])
         made.append(
             Strip(
                 title=f"{row['video_id']}  ({row['class_name']})",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def predict(
     device: str = "auto",
     weights: dict[str, str | None] | None = None,
     figure: str | os.PathLike[str] | None = None,
+    code: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Predictions:
     """Classify video files.
@@ -86,9 +87,11 @@ def predict(
              ``pose_weights``, ``pose_config``
     figure   a PNG with a strip a video, for the first 48 at most of those that did not fail
 
-    A video that cannot be used costs itself. Raises ``UsageError`` where no file is named, ``MissingError`` where run,
-    store or weights are gone (and says which file), ``StoreError`` where this machine gives other features than those
-    that the heads were trained on.
+    code     decoders and estimators (``module:name``) that the store names and that may be run
+
+    A video that cannot be used costs itself. Raises ``UsageError`` where no file is named or the store names code that
+    ``code`` does not, ``MissingError`` where run, store or weights are gone (and says which file), ``StoreError`` where
+    this machine gives other features than those that the heads were trained on.
     """
     progress = progress or Progress()
     if top < 1:
@@ -97,7 +100,7 @@ def predict(
     settings = _settings(recorded, store)
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
     selection = matching(recorded, settings)
-    graphs = recorded_graphs(settings, selection.clip, selection.pose, weights=weights or {}, device=device)
+    graphs = recorded_graphs(settings, selection.clip, selection.pose, weights=weights or {}, device=device, code=code)
     heads, where = heads_of(recorded, split), resolve_device(device)
     known = _known_ids(settings)
     computer = Computer(graphs)
@@ -113,7 +116,7 @@ def predict(
             selection = matching(recorded, computed.store)
             judgement = judge(computed.store, selection, recorded, heads, device=where)
             if figure is not None and len(drawn) < MAX_STRIPS:
-                drawn += _strips(computed.store, judgement, recorded, top)
+                drawn += _strips(computed.store, judgement, recorded, top, code)
         by_slot = np.full((len(batch), len(recorded.class_names)), np.nan, np.float32)
         by_slot[judgement.slots] = judgement.scores
         scores.append(by_slot)
@@ -162,11 +165,11 @@ def _predicted(path: str, scores: np.ndarray, rows: Sequence[CommitRow], run: Ru
     return Predicted(path, best_classes(scores, run.class_names, top), partial)
 
 
-def _strips(store: FeatureStore, judgement: Judgement, run: RunResult, top: int) -> list[Strip]:
+def _strips(store: FeatureStore, judgement: Judgement, run: RunResult, top: int, code: Collection[str]) -> list[Strip]:
     if not len(judgement):
         return []
     slots = [int(slot) for slot in judgement.slots]
-    made = strips(store, slots, frames=run.selection.frames, sigma=run.config.sigma)
+    made = strips(store, slots, frames=run.selection.frames, sigma=run.config.sigma, code=code)
     named = [
         replace(strip, title=os.path.basename(path)) for strip, path in zip(made, _paths(store, slots), strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.head.checkpoint import read_run
@@ -18,6 +19,7 @@ def write_report(
     *,
     out: str | os.PathLike[str] | None = None,
     examples: int = 4,
+    code: Collection[str] = (),
 ) -> Path:
     """Write the report of a training run; returns where it is.
 
@@ -25,6 +27,7 @@ def write_report(
     store     where its store is now; where there is none any more, the report goes without what only a store knows
     out       the file; ``report.html`` in the directory of the run unless given
     examples  how many right and how many wrong test videos to show, 0 for none
+    code      decoders of the user's own (``module:function``) that the store names and that may be run for pictures
 
     Raises ``MissingError`` where there is no run, ``StoreError`` where the named store is none or is damaged.
     """
@@ -40,7 +43,7 @@ def write_report(
             f"the store of the run, {recorded.selection.store}, is not there any more: no examples, detection rates, "
             "quarantine list and licence of the dataset; name where it is now with --store"
         )
-    facts = gather(recorded, opened, examples=examples, notes=notes)
+    facts = gather(recorded, opened, examples=examples, notes=notes, code=code)
     path = Path(out) if out is not None else Path(run) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(facts), encoding="utf-8")

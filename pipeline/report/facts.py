@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.figure import draw_strips
 from pipeline.head.checkpoint import load_predictions
 from pipeline.head.metrics import ranking
 from pipeline.head.results import Prediction, RunResult
-from pipeline.inspection import matching, quarantined, strips, with_verdicts
+from pipeline.inspection import changed, matching, quarantined, strips, with_verdicts
 from pipeline.judging import heads_of, judge
 from store.errors import StoreError
 from store.reader import FeatureStore
@@ -77,16 +77,24 @@ class Facts:
     notes: tuple[str, ...]
 
 
-def gather(run: RunResult, store: FeatureStore | None, *, examples: int, notes: Sequence[str] = ()) -> Facts:
+def gather(
+    run: RunResult,
+    store: FeatureStore | None,
+    *,
+    examples: int,
+    notes: Sequence[str] = (),
+    code: Collection[str] = (),
+) -> Facts:
     """The facts of a run, with those of its store where there is one. ``examples`` is how many right ones, and how many
-    wrong ones, to show."""
+    wrong ones, to show; ``code`` is as for ``inspect_videos``."""
     predictions = load_predictions(run)
     confusion = confusion_of(predictions, len(run.class_names))
     shown: list[Example] = []
     found = list(notes)
     if store is not None and examples:
         try:
-            shown = _examples(run, store, predictions, examples)
+            found += changed(run, store)
+            shown = _examples(run, store, predictions, examples, code)
         except StoreError as error:
             found.append(f"no examples: {error}")
     return Facts(
@@ -132,7 +140,9 @@ def confused(confusion: np.ndarray, names: Sequence[str], count: int = 10) -> li
     return [(names[i], names[j], float(wrong[i, j]), round(float(totals[i]))) for i, j in pairs if wrong[i, j] > 0]
 
 
-def _examples(run: RunResult, store: FeatureStore, predictions: Sequence[Prediction], count: int) -> list[Example]:
+def _examples(
+    run: RunResult, store: FeatureStore, predictions: Sequence[Prediction], count: int, code: Collection[str]
+) -> list[Example]:
     """Test videos of the first split that its first seed is surest about: right ones, then wrong ones, each of another
     class as far as that goes."""
     first = predictions[0]
@@ -153,7 +163,13 @@ def _examples(run: RunResult, store: FeatureStore, predictions: Sequence[Predict
     judgement = judge(store, selection, run, heads_of(run, first.split), slots=chosen)
     kept = [slot for slot in chosen if slot in judgement.slots]
     made = strips(
-        store, kept, frames=selection.frames, clip=selection.clip, pose=selection.pose, sigma=run.config.sigma
+        store,
+        kept,
+        frames=selection.frames,
+        clip=selection.clip,
+        pose=selection.pose,
+        sigma=run.config.sigma,
+        code=code,
     )
     ids = dict(zip(*(store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))
     result = []

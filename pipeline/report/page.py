@@ -116,7 +116,8 @@ def training(facts: Facts) -> Markup:
         )
         return section("Training curves", why)
     seconds = sum(score.train_seconds for score in scores)
-    lead = f"Mean loss of each epoch on the training videos; {seconds:.1f} s for all {len(scores)} heads together."
+    heads = "one head" if len(scores) == 1 else f"{len(scores)} heads together"
+    lead = f"Mean loss of each epoch on the training videos; {seconds:.1f} s for {heads}."
     return section("Training curves", lead, charts.curves(scores), charts.curve_legend(scores))
 
 

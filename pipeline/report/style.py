@@ -65,7 +65,7 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   .figures { grid-template-columns: 1fr 1fr; gap: 10px; margin: 12px 0; } .figures b { font-size: 1.4rem; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   #matrix { min-width: min(520px, var(--width)); } svg:not(#matrix) text { font-size: 20px; }
-  .scroll .bar { min-width: 44px; } .scroll th, .scroll td { padding-left: 8px; padding-right: 6px; }
+  .scroll td:has(> .bar), .scroll th:empty { display: none; } .scroll td:first-child { min-width: 6.5em; }
 }
 @media print {
   @page { margin: 14mm; }

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from extractions import small_config
 
+from cli.main import run as entry_point
 from pipeline.extraction import extract
 from pipeline.head.evaluate import train_head
 
-COMMAND = [sys.executable, "-c", "from cli.main import run; run()"]
+Call = Callable[..., tuple[int, str, str]]
 
 
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run a command in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            entry_point()
+        return int(stopped.value.code or 0), *capfd.readouterr()
+
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +39,35 @@ def run(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_predict_prints_one_object(run: Path, small_videos: Path) -> None:
-    done = call("predict", small_videos / "jump & run", "--run", run, "--top", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    videos = json.loads(done.stdout)["videos"]
+def test_predict_prints_one_object(call: Call, run: Path, small_videos: Path) -> None:
+    code, out, err = call("predict", small_videos / "jump & run", "--run", run, "--top", "1", "--json")
+    assert code == 0, err
+    videos = json.loads(out)["videos"]
     assert [Path(video["path"]).name for video in videos] == ["broken.mp4", "cut.avi", "d.mp4", "e.mp4"]
     assert [len(video["classes"]) for video in videos] == [0, 1, 1, 1]
     assert videos[1]["partial"]
 
 
-def test_predict_fails_where_no_video_can_be_used(run: Path, small_videos: Path) -> None:
-    done = call("predict", small_videos / "jump & run" / "broken.mp4", "--run", run)
-    assert done.returncode == 1
-    assert "not-a-video" in done.stdout
-    assert "error: no video could be used" in done.stderr
+def test_predict_fails_where_no_video_can_be_used(call: Call, run: Path, small_videos: Path) -> None:
+    code, out, err = call("predict", small_videos / "jump & run" / "broken.mp4", "--run", run)
+    assert code == 1
+    assert "not-a-video" in out
+    assert "error: no video could be used" in err
 
 
-def test_inspect_and_report_print_where_the_file_is(run: Path, tmp_path: Path) -> None:
+def test_inspect_and_report_print_where_the_file_is(call: Call, run: Path, tmp_path: Path) -> None:
     store = run.parent / "s"
-    done = call("inspect", "--store", store, "--random", "2", "--run", run, "--out", tmp_path / "i.png")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'i.png'}\n"), done.stderr
-    done = call("report", "--run", run, "--examples", "1", "--out", tmp_path / "r.html")
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'r.html'}\n"), done.stderr
+    code, out, err = call("inspect", "--store", store, "--random", "2", "--run", run, "--out", tmp_path / "i.png")
+    assert (code, out) == (0, f"{tmp_path / 'i.png'}\n"), err
+    code, out, err = call("report", "--run", run, "--examples", "1", "--out", tmp_path / "r.html")
+    assert (code, out) == (0, f"{tmp_path / 'r.html'}\n"), err
+
+
+@pytest.mark.parametrize("command", ["inspect", "report", "predict"])
+def test_there_is_help_with_an_example(call: Call, command: str) -> None:
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert f"vilp-pipe {command} " in out.split("Options")[0].split("Usage")[1].split("\n", 1)[1]
 
 
 @pytest.mark.parametrize(
@@ -65,15 +83,7 @@ def test_inspect_and_report_print_where_the_file_is(run: Path, tmp_path: Path) -
         (["predict", "a.mp4", "--run", "nowhere", "--top", "0"], 2, "top is 0; allowed: 1 or more"),
     ],
 )
-def test_an_error_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
-) -> None:
-    from cli.main import run as entry_point
-
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-    monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        entry_point()
-    out, err = capfd.readouterr()
-    assert (stopped.value.code, out, len(err.splitlines())) == (code, "", 1)
+def test_an_error_is_one_line(call: Call, arguments: list[str], code: int, words: str) -> None:
+    found, out, err = call(*arguments)
+    assert (found, out, len(err.splitlines())) == (code, "", 1)
     assert words in err

@@ -100,6 +100,17 @@ def test_videos_that_are_gone_or_others_now_are_drawn_without_pictures(
     assert (tmp_path / "i.png").stat().st_size > 10_000
 
 
+def test_features_that_changed_since_the_run_are_said(
+    videos: Path, run: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    part = tmp_path / "part"
+    extract(small_config(videos, part, limit=3, **POSE))
+    opened = FeatureStore.open(part)
+    (line,) = inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png", run=run)
+    assert "no longer those that the run was trained on" in line
+    assert inspect_videos(store, some_videos(store, 1), tmp_path / "i.png", run=run) == []
+
+
 def test_what_cannot_be_drawn_says_why(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'c', which .* does not have"):
         inspect_videos(store, ["c"], tmp_path / "i.png")
@@ -126,6 +137,18 @@ def test_one_modality_is_enough(small_videos: Path, tmp_path: Path, extra: dict[
     opened = FeatureStore.open(tmp_path / "s")
     assert inspect_videos(opened, some_videos(opened, 2), tmp_path / "i.png") == []
     assert (tmp_path / "i.png").exists()
+
+
+def test_a_decoder_that_a_store_names_runs_only_where_it_is_named(
+    small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "stages.decode.pyav_backend:decode"
+    extract(small_config(small_videos, tmp_path / "s", decoder=code, tokens=()))
+    opened = FeatureStore.open(tmp_path / "s")
+    assert inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png", code=[code]) == []
+    monkeypatch.setattr("pipeline.inspection.decode", lambda *_: pytest.fail("was run"))
+    (line,) = inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png")
+    assert f"decoded by code, {code}: to run it, name it with --code" in line
 
 
 def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from pipeline.prediction import find_files
 from stages.types import VideoRef
 from store import FeatureStore, MissingError, StoreError, UsageError
 
-POSE = {"pose": "plain_pose:PlainEstimator", "pose_frames": 8}
+CODE = ("plain_pose:PlainEstimator",)
+POSE = {"pose": CODE[0], "pose_frames": 8}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def groups(store: FeatureStore) -> tuple[str, str]:
 def assert_same_bytes(store: FeatureStore, refs: list[VideoRef]) -> None:
     """What is computed for ``refs`` now is what the store holds of them: every array of every group."""
     slot_of = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "slot")), strict=True))
-    with Computer(recorded_graphs(store, *groups(store), weights={}))(refs, store.class_names) as computed:
+    with Computer(recorded_graphs(store, *groups(store), weights={}, code=CODE))(refs, store.class_names) as computed:
         usable = computed.store.usable([computed.store.group("clip"), computed.store.group("pose")])
         assert usable
         for path, group in computed.store.groups.items():
@@ -75,14 +76,14 @@ def test_groups_that_were_made_apart_are_computed_apart(small_videos: Path, tmp_
     later = small_config(small_videos, tmp_path / "s", frames=3, pose="plain_pose:PlainEstimator", pose_frames=6)
     extract(dataclasses.replace(later, modalities=("pose",)))
     store = FeatureStore.open(tmp_path / "s")
-    assert len(recorded_graphs(store, *groups(store), weights={})) == 2
+    assert len(recorded_graphs(store, *groups(store), weights={}, code=CODE)) == 2
     assert_same_bytes(store, refs_of(store, small_videos))
 
 
 def test_scores_are_those_of_the_evaluation(extracted: FeatureStore, small_videos: Path, run: Path) -> None:
     recorded = load_predictions(read_run(run))
     paths = dict(zip(*(extracted.videos[name].to_pylist() for name in ("video_id", "path")), strict=True))
-    found = predict([small_videos / paths[video] for video in recorded[0].video_ids], run=run)
+    found = predict([small_videos / paths[video] for video in recorded[0].video_ids], run=run, code=CODE)
     logits = np.stack([p.scores for p in recorded])
     softmax = np.exp(logits - logits.max(axis=2, keepdims=True))
     expected = (softmax / softmax.sum(axis=2, keepdims=True)).mean(axis=0)
@@ -93,7 +94,7 @@ def test_scores_are_those_of_the_evaluation(extracted: FeatureStore, small_video
 
 def test_a_bad_video_costs_itself(small_videos: Path, run: Path, tmp_path: Path) -> None:
     figure = tmp_path / "out" / "predicted.png"
-    found = predict([small_videos, tmp_path / "gone.mp4"], run=run, figure=figure)
+    found = predict([small_videos, tmp_path / "gone.mp4"], run=run, figure=figure, code=CODE)
     by_name = {Path(video.path).name: video for video in found.videos}
     assert len(by_name) == 8
     assert (by_name["broken.mp4"].error_kind, by_name["broken.mp4"].classes) == ("not-a-video", ())
@@ -110,9 +111,9 @@ def test_a_bad_video_costs_itself(small_videos: Path, run: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_batches_change_nothing(small_videos: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict(small_videos, run=run)
+    whole = predict(small_videos, run=run, code=CODE)
     monkeypatch.setattr("pipeline.prediction.BATCH", 2)
-    parts = predict(small_videos, run=run)
+    parts = predict(small_videos, run=run, code=CODE)
     assert [video.path for video in parts.videos] == [video.path for video in whole.videos]
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
 
@@ -121,7 +122,7 @@ def test_nothing_is_left_behind(small_videos: Path, run: Path, tmp_path: Path, m
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
-    predict(small_videos / "jump & run" / "d.mp4", run=run)
+    predict(small_videos / "jump & run" / "d.mp4", run=run, code=CODE)
     assert not list((tmp_path / "temporary").iterdir())
     assert not (tmp_path / "cache").exists()
 
@@ -159,6 +160,13 @@ def _run_with_weight_file(small_videos: Path, tmp_path: Path, weights: Path) -> 
     extract(small_config(small_videos, tmp_path / "s", clip_pretrained=str(weights), tokens=()))
     train_head(tmp_path / "s", head="vcs", frames=2, epochs=1, device="cpu", out=tmp_path / "run")
     return tmp_path / "s", tmp_path / "run"
+
+
+def test_code_that_a_store_names_is_not_run(small_videos: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is data, and may be a stranger's."""
+    monkeypatch.setattr("stages.pose.stage.create_estimator", lambda config: pytest.fail("was imported"))
+    with pytest.raises(UsageError, match=r"names code of its own, .*add: --code plain_pose:PlainEstimator"):
+        predict(small_videos, run=run)
 
 
 def test_folders_stand_for_their_videos(small_videos: Path, tmp_path: Path) -> None:
