@@ -58,7 +58,7 @@ def recorded_graphs(
         if name is not None:
             group = store.group(kind, name)
             config = _config(store, group, weights, device)
-            for value in sorted(_code_of(config) - {*code, *weights.values()}):
+            for value in sorted(set(config.code().values()) - {*code, *weights.values()}):
                 raise UsageError(
                     f"store {store.url} names code of its own, {value}; where you trust it, add: --code {value}"
                 )
@@ -138,13 +138,6 @@ def _config(store: FeatureStore, group: Group, weights: Mapping[str, str | None]
                 kind="missing-weights",
             )
     return ExtractConfig.from_recipe(recipe)
-
-
-def _code_of(config: ExtractConfig) -> set[str]:
-    """What of a configuration is code that would be run: ``module:name``, and configs that are Python files."""
-    named = {value for value in (config.decoder, config.pose if config.wants_pose else "") if ":" in value}
-    program = config.pose_config if config.wants_pose and (config.pose_config or "").endswith(".py") else None
-    return named | ({program} if program else set())
 
 
 def _require_same(graph: Graph, group: Group) -> None:

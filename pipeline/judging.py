@@ -95,7 +95,7 @@ def _weights(head: Head, inputs: Inputs, classes: torch.Tensor) -> torch.Tensor 
         return None
     batches, found = Batches(inputs), []
     for rows in torch.arange(len(inputs)).split(64):
-        weights = part.frame_weights(batches.take(rows, torch.zeros_like(rows))).cpu()
+        weights = part.frame_weights(batches.take(rows, torch.zeros_like(rows), inputs.segments(len(rows)))).cpu()
         found.append(weights[torch.arange(len(rows)), :, classes[rows]])
     return torch.cat(found)
 
