@@ -7,6 +7,7 @@ import torch
 
 from pipeline.head.data import Inputs
 from pipeline.head.functional import unit, word_bank
+from pipeline.head.skeleton import skeletons
 from pipeline.head.text import TextSide
 from store.commits import CommitRow
 from store.features import END, NAME, PAD, START, TEMPLATE
@@ -63,6 +64,45 @@ class World:
         place = torch.randint(frames, (videos,), generator=self.generator)
         values[torch.arange(videos), place] = self.directions(labels, noise=1.8)
         return self.inputs(labels, frames=values)
+
+    def weak_frames(self, videos, frames=8):
+        """Every frame of a video hints at its class, under noise of its own."""
+        labels = self.labels(videos)
+        return self.inputs(labels, frames=self.directions(labels, frames, noise=6.5))
+
+    def persons_in_cells(self, videos, frames=4, grid=3):
+        """A grid of tokens in which the person's cell means the class and all others one other class; the person moves
+        about. The frame embedding is between; ``elsewhere`` is pooled where another video's person is."""
+        labels = self.labels(videos)
+        other = (labels + torch.randint(1, len(self.classes), (videos,), generator=self.generator)) % len(self.classes)
+        place = torch.randint(grid * grid, (videos, frames), generator=self.generator)
+        tokens = self.directions(other, frames, grid * grid, noise=0.7)
+        persons = self.directions(labels, frames, noise=0.7)
+        rows, times = torch.arange(videos)[:, None], torch.arange(frames)
+        tokens[rows, times, place] = persons
+        return self.inputs(
+            labels,
+            frames=unit(persons + 1.1 * tokens.mean(dim=2)),
+            tokens=tokens.unflatten(2, (grid, grid)),
+            pooled=persons,
+            elsewhere=tokens[rows, times, place.roll(1, 0)],
+            presence=torch.full((videos, frames), 0.9),
+        )
+
+    def standing(self, videos, steps=12):
+        """Keypoints [N, Tp, 1, 17, 3] of somebody who stands about, by and large still."""
+        body = torch.stack([0.4 + 0.2 * (torch.arange(17) % 2), 0.2 + 0.035 * torch.arange(17)], -1)
+        places = 0.05 * self.noise(videos, 1, 1, 2) + 0.004 * self.noise(videos, steps, 17, 2)
+        return torch.cat([body + places, torch.ones(videos, steps, 17, 1)], dim=-1).unsqueeze(2)
+
+    def postures(self, videos, frames=4):
+        """Each class holds its arms and legs in another way; the frames mean nothing."""
+        labels = self.labels(videos)
+        keypoints = self.standing(videos)
+        poses = torch.randn(len(self.classes), 8, 2, generator=torch.Generator().manual_seed(5))
+        keypoints[:, :, 0, 9:, :2] += 0.08 * poses[labels][:, None]
+        frames = unit(self.noise(videos, frames, self.classes.shape[1]))
+        return self.inputs(labels, frames=frames, skeleton=skeletons(keypoints, torch.ones(videos)))
 
     def persons_and_background(self, videos, frames=4):
         """Tokens under persons mean the class, those around them another one; the frame embedding is between."""
