@@ -7,6 +7,7 @@ import torch
 
 from pipeline.head.data import Inputs
 from pipeline.head.functional import unit, word_bank
+from pipeline.head.skeleton import skeletons
 from pipeline.head.text import TextSide
 from store.commits import CommitRow
 from store.features import END, NAME, PAD, START, TEMPLATE
@@ -64,6 +65,45 @@ class World:
         values[torch.arange(videos), place] = self.directions(labels, noise=1.8)
         return self.inputs(labels, frames=values)
 
+    def weak_frames(self, videos, frames=8):
+        """Every frame of a video hints at its class, under noise of its own."""
+        labels = self.labels(videos)
+        return self.inputs(labels, frames=self.directions(labels, frames, noise=6.5))
+
+    def persons_in_cells(self, videos, frames=4, grid=3):
+        """A grid of tokens in which the person's cell means the class and all others one other class; the person moves
+        about. The frame embedding is between; ``elsewhere`` is pooled where another video's person is."""
+        labels = self.labels(videos)
+        other = (labels + torch.randint(1, len(self.classes), (videos,), generator=self.generator)) % len(self.classes)
+        place = torch.randint(grid * grid, (videos, frames), generator=self.generator)
+        tokens = self.directions(other, frames, grid * grid, noise=0.7)
+        persons = self.directions(labels, frames, noise=0.7)
+        rows, times = torch.arange(videos)[:, None], torch.arange(frames)
+        tokens[rows, times, place] = persons
+        return self.inputs(
+            labels,
+            frames=unit(persons + 1.1 * tokens.mean(dim=2)),
+            tokens=tokens.unflatten(2, (grid, grid)),
+            pooled=persons,
+            elsewhere=tokens[rows, times, place.roll(1, 0)],
+            presence=torch.full((videos, frames), 0.9),
+        )
+
+    def standing(self, videos, steps=12):
+        """Keypoints [N, Tp, 1, 17, 3] of somebody who stands about, by and large still."""
+        body = torch.stack([0.4 + 0.2 * (torch.arange(17) % 2), 0.2 + 0.035 * torch.arange(17)], -1)
+        places = 0.05 * self.noise(videos, 1, 1, 2) + 0.004 * self.noise(videos, steps, 17, 2)
+        return torch.cat([body + places, torch.ones(videos, steps, 17, 1)], dim=-1).unsqueeze(2)
+
+    def postures(self, videos, frames=4):
+        """Each class holds its arms and legs in another way; the frames mean nothing."""
+        labels = self.labels(videos)
+        keypoints = self.standing(videos)
+        poses = torch.randn(len(self.classes), 8, 2, generator=torch.Generator().manual_seed(5))
+        keypoints[:, :, 0, 9:, :2] += 0.08 * poses[labels][:, None]
+        frames = unit(self.noise(videos, frames, self.classes.shape[1]))
+        return self.inputs(labels, frames=frames, skeleton=skeletons(keypoints, torch.ones(videos)))
+
     def persons_and_background(self, videos, frames=4):
         """Tokens under persons mean the class, those around them another one; the frame embedding is between."""
         labels = self.labels(videos)
@@ -108,16 +148,25 @@ class MadeUpStore:
         class_names=("archery", "brush hair", "climb", "dive"),
         order=(0, 1, 2, 3),
         quarantined_class=None,
+        persons=False,
+        marked_boxes=None,
+        second_clip=False,
+        second_pose=False,
     ):
         self.root, self.rng, self.train_classes = root, np.random.default_rng(seed), train_classes
         self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
         self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
-        self.heatmap_clip = heatmap_clip
+        self.heatmap_clip, self.persons, self.marked_boxes = heatmap_clip, persons, marked_boxes
         self.labels = np.arange(self.videos) % 4
+        # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
+        self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
+        self.others = (self.labels + self.rng.integers(1, 4, size=self.videos)) % 4
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
         self.clip = self._clip(tokens)
+        self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
+        self.second_pose = self._pose(estimator="other") if second_pose else None
         with hold(self.objects, Part()) as lease:
             self._write(lease.guard(self.objects))
 
@@ -150,7 +199,7 @@ class MadeUpStore:
         record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
         return Modality("clip", "tiny", record, arrays)
 
-    def _pose(self):
+    def _pose(self, **record):
         arrays = {
             "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
             "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
@@ -158,15 +207,17 @@ class MadeUpStore:
         if self.heatmap_clip:
             dims = ("view", "frame", "dim")
             arrays["heatmap_clip"] = ArraySpec((len(self.views), FRAMES, DIM), "float16", dims)
-        return Modality("pose", "made-up", {}, arrays)
+        return Modality("pose", "made-up", record, arrays)
 
     def _write(self, objects):
         # A class means the same whatever number it has: ``order`` says which meaning each has.
         classes = self.rng.normal(size=(4, DIM))[self.order]
-        self._text(objects, classes)
-        for modality, make in ((self.clip, self._clip_rows), (self.pose, self._pose_rows)):
+        for modality in (self.clip, self.second_clip, self.pose, self.second_pose):
             if modality is None:
                 continue
+            make = self._clip_rows if modality.kind == "clip" else self._pose_rows
+            if modality.kind == "clip":
+                self._text(objects, modality, classes)
             add_modality(self.objects, self.plan, modality, {}, {})
             for shard in range(self.plan.num_shards):
                 slots = self.plan.slots_of(shard)
@@ -175,12 +226,12 @@ class MadeUpStore:
                     CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
                     for slot, gone in zip(slots, lost, strict=True)
                 ]
-                arrays = make(classes[self.labels[slots]])
+                arrays = make(classes, np.array(slots))
                 for array in arrays.values():
                     array[lost] = np.nan
                 write_shard(objects, modality, shard, SHARD_LEN, arrays, rows)
 
-    def _text(self, objects, classes):
+    def _text(self, objects, clip, classes):
         kinds = np.tile([START, TEMPLATE, NAME, END, PAD, PAD, PAD], (1, 4, 1)).astype(np.int8)
         words = classes[None, :, None] + self.rng.normal(size=(1, 4, POSITIONS, DIM))
         arrays = {"class_embeddings": classes[None], "word_embeddings": words, "token_kinds": kinds}
@@ -189,28 +240,52 @@ class MadeUpStore:
             for name, a in arrays.items()
         }
         record = {"class_names": list(self.class_names), "templates": ["{}"], "logit_scale": 20.0, "logit_bias": 0.0}
-        text = Modality("text", "plain", record, specs, parent=self.clip.path)
-        add_modality(self.objects, self.plan, self.clip, {}, {})
+        text = Modality("text", "plain", record, specs, parent=clip.path)
+        add_modality(self.objects, self.plan, clip, {}, {})
         add_modality(self.objects, self.plan, text, {}, {})
         write_text_set(objects, text, arrays)
 
-    def _clip_rows(self, means):
-        count = len(means)
-        views, noise = len(self.views), self.noise
-        made = {"cls": means[:, None, None] + noise * self.rng.normal(size=(count, views, FRAMES, DIM))}
-        shape = (count, views, FRAMES, GRID, GRID)
-        made["value"] = means[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, DIM))
-        widened = np.pad(means, [(0, 0), (0, WIDTH - DIM)])
-        made["penult"] = widened[:, None, None, None, None] + noise * self.rng.normal(size=(*shape, WIDTH))
+    def _clip_rows(self, classes, slots):
+        means, views, noise = classes[self.labels[slots]], len(self.views), self.noise
+        frames = np.broadcast_to(means[:, None, None], (len(slots), views, FRAMES, DIM))
+        tokens = np.broadcast_to(frames[:, :, :, None, None], (len(slots), views, FRAMES, GRID, GRID, DIM))
+        if self.persons:
+            other = classes[self.others[slots]]
+            frames = 0.5 * frames + other[:, None, None]
+            rows, columns = (self.places[slots][:, None, :, axis, None, None] for axis in (0, 1))
+            grid = np.arange(GRID)
+            here = (grid[:, None] == rows) & (grid == columns)
+            tokens = np.where(here[..., None], tokens, other[:, None, None, None, None])
+        if self.marked_boxes is not None:
+            tokens = tokens.copy()
+            tokens[..., 0, 0] += self.marked_boxes * noise
+        made = {"cls": frames, "value": tokens, "penult": np.pad(tokens, [(0, 0)] * 5 + [(0, WIDTH - DIM)])}
+        made = {name: array + noise * self.rng.normal(size=array.shape) for name, array in made.items()}
         return {name: made[name].astype(np.float16) for name in self.clip.arrays}
 
-    def _pose_rows(self, means):
-        keypoints = self.rng.uniform(size=(len(means), POSE_FRAMES, 2, 17, 3)).astype(np.float32)
+    def _pose_rows(self, classes, slots):
+        count = len(slots)
+        keypoints = self.rng.uniform(size=(count, POSE_FRAMES, 2, 17, 3)).astype(np.float32)
         keypoints[::5] = 0  # nobody
+        if self.persons:
+            row, column = (
+                (self.places[slots].repeat(POSE_FRAMES // FRAMES, 1)[..., axis] + 0.5) / GRID for axis in (0, 1)
+            )
+            # Frames of 320 x 240 become 298 x 224, of which the view starts at column 37.
+            place = np.stack([(224 * column + 37) / 298, row], -1)[:, :, None]
+            keypoints[:, :, 0] = np.concatenate(
+                [place + 0.02 * self.rng.normal(size=(*place.shape[:2], 17, 2)), np.ones((*place.shape[:2], 17, 1))], -1
+            )
+            keypoints[:, :, 1] = 0
         low, high = (edge(keypoints[..., :2], axis=3) for edge in (np.min, np.max))
+        if self.persons:  # a box says nothing about where in the frame the person's joints are
+            low[:, :, 0], high[:, :, 0] = 0, 1
+        if self.marked_boxes is not None:  # they cover the first column of the view
+            low[:], high[:] = (0.0, 0.0), ((224 / GRID + 37) / 298, 1.0)
+            keypoints[..., 2] = 1
         made = {"keypoints": keypoints, "boxes": np.concatenate([low, high, keypoints[..., :1, 2]], axis=-1)}
         if self.heatmap_clip:
-            made["heatmap_clip"] = self.rng.normal(size=(len(means), len(self.views), FRAMES, DIM)).astype(np.float16)
+            made["heatmap_clip"] = self.rng.normal(size=(count, len(self.views), FRAMES, DIM)).astype(np.float16)
         return made
 
 

@@ -55,7 +55,7 @@ class Resampling:
         names, group = np.unique(np.concatenate([np.asarray(names) for names in sources]), return_inverse=True)
         self._groups = np.split(group, np.cumsum([len(names) for names in sources])[:-1])
         self._rng = np.random.default_rng(seed)
-        # How often each draw has each source. As floats, since products of integers do not go through BLAS.
+        # How often each draw has each source.
         drawn = self._rng.integers(len(names), size=(draws, len(names))) + len(names) * np.arange(draws)[:, None]
         self._times = np.bincount(drawn.ravel(), minlength=draws * len(names)).reshape(draws, -1).astype(np.float64)
 
@@ -71,8 +71,9 @@ class Resampling:
         total = np.zeros(draws)
         for of_split, group in zip(correct, self._groups, strict=True):
             sums = np.stack([np.bincount(group, weights=row, minlength=groups) for row in of_split])
-            sizes = self._times @ np.bincount(group, minlength=groups).astype(np.float64)
+            # Without BLAS, whose sums depend on the number of threads, and whose threads wait for each other here.
+            sizes = np.einsum("dg,g->d", self._times, np.bincount(group, minlength=groups).astype(np.float64))
             # A draw without any video of a split says nothing about it: rare, and only where sources are few.
-            found = np.einsum("ds,sd->d", shares, sums @ self._times.T)
+            found = np.einsum("ds,sd->d", shares, np.einsum("sg,dg->sd", sums, self._times))
             total += np.divide(found, sizes, out=np.full(draws, np.nan), where=sizes > 0)
         return total[np.isfinite(total)] / len(correct)

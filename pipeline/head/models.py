@@ -24,7 +24,7 @@ from pipeline.head.temporal import Blocks, TemporalTransformer
 
 MAX_SCALE = 100.0
 # Width, attention heads, layers and expansion of the transformer over skeletons.
-POSE_WIDTH, POSE_HEADS, POSE_LAYERS, POSE_EXPANSION = 128, 4, 2, 2
+POSE_WIDTH, POSE_HEADS, POSE_LAYERS, POSE_EXPANSION = 96, 4, 2, 2
 
 
 class Adapter(nn.Module):
@@ -281,16 +281,16 @@ class PoseHead(Head):
         seen = skeleton[..., -1] > 0
         if step_mask is not None:
             seen = seen & step_mask.unsqueeze(1)
-        batch_size, persons, steps = seen.shape
-        seen = seen.flatten(0, 1)
-        # A softmax over nothing is not a number: who is never seen attends to the first step and counts for nothing.
-        attended = seen | (~seen.any(dim=1, keepdim=True) & (torch.arange(steps, device=seen.device) == 0))
-        tokens = self.transformer(self.embed(skeleton.flatten(0, 1)) + self.positions, ~attended)
-        shares = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
-        person = (shares.unsqueeze(1) @ tokens).view(batch_size, persons, -1)
-        anybody = seen.any(dim=1).view(batch_size, persons, 1)
-        best = person.masked_fill(~anybody, float("-inf")).amax(dim=1)
-        best = torch.where(anybody.any(dim=1), best, 0.0)
+        # Only who is seen at some step goes through the transformer: a softmax over nothing is not a number, and most
+        # videos show fewer persons than there is room for.
+        found = seen.any(dim=2)
+        steps = seen[found]
+        persons = skeleton.new_full((*found.shape, POSE_WIDTH), float("-inf"))
+        if len(steps):
+            tokens = self.transformer(self.embed(skeleton[found]) + self.positions, ~steps)
+            shares = steps.float() / steps.sum(dim=1, keepdim=True)
+            persons[found] = (shares.unsqueeze(1) @ tokens).squeeze(1)
+        best = torch.where(found.any(dim=1, keepdim=True), persons.amax(dim=1), 0.0)
         out = self.classifier(self.norm(best))
         return (out if self.classes is None else out @ self.classes.T,)
 

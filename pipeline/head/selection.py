@@ -130,8 +130,10 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
             "--pose-weights FILE, or train --head vcs or attn, which need none",
             kind="missing-modality",
         )
-    group = store.group("pose", pose)
-    for array in sorted(arrays - set(group.modality.arrays)):
+    fitting = [group for group in store.groups.values() if arrays <= set(_pose_arrays(group))]
+    # Of several estimators the only one with what the head reads need not be named.
+    group = fitting[0] if pose is None and len(fitting) == 1 else store.group("pose", pose)
+    for array in sorted(arrays - set(_pose_arrays(group))):
         adding = command("extract", "--store", store.url, "--modality", "pose", "--heatmap", "joints")
         raise MissingError(
             f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
@@ -139,6 +141,10 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
             kind="missing-modality",
         )
     return group
+
+
+def _pose_arrays(group: Group) -> tuple[str, ...]:
+    return tuple(group.modality.arrays) if group.modality.kind == "pose" else ()
 
 
 def load_text(store: FeatureStore, selection: Selection) -> TextSet:

@@ -32,7 +32,7 @@ class Flips(NamedTuple):
     def mean(self, logits: Tensor) -> Tensor:
         """The mean over the views of logits [V, N, C]: a mirrored view speaks for the class of the other side, and says
         nothing about a class without one, unless there is no other view."""
-        back = self.classes.clamp(min=0)
+        back = torch.where(self.classes < 0, torch.arange(len(self.classes)), self.classes)
         logits = torch.where(self.views[:, None, None], logits[..., back], logits)
         says = ~(self.views[:, None] & (self.classes < 0))
         says = says | ~says.any(dim=0)

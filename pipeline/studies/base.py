@@ -66,7 +66,9 @@ class StudyConfig:
 def without_pose(config: HeadConfig) -> HeadConfig:
     """What a head is without pose, all else equal: the gate of ``vilp`` at kappa = 0, whose temperature matches."""
     if not config.reads_pose or config.base == "pose" or "V" not in config.modalities:
-        raise UsageError(f"head is {config.head!r}, which is nothing without pose; give --head pvcs, fuse or vcs+pose")
+        raise UsageError(
+            f"head is {config.head!r}, which is nothing without pose, or reads none; give --head pvcs, fuse or vcs+pose"
+        )
     off = replace(config, head=config.base)
     if off.base == "fuse":
         left = "V+T" if "T" in off.modalities else "V"

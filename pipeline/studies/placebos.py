@@ -66,7 +66,10 @@ class Placebos:
             tensor = real.tensors[name]
             if subset == "train":
                 self._means[name] = tensor.float().mean(dim=(0, 2)).to(tensor.dtype)
-            tensors[MEAN][name] = self._means[name].unsqueeze(1).expand_as(tensor)
+            for still in (
+                m for m in MAPS if m in tensors
+            ):  # a map says nothing of a skeleton: their mean takes its place
+                tensors[still][name] = self._means[name].unsqueeze(1).expand_as(tensor)
             for moved in (m for m in MOVED if m in tensors):
                 tensors[moved][name] = tensor[rows[moved]] if moved != TIME else _in_other_order(tensor, rng)
         if self._pools:

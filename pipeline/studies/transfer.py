@@ -26,9 +26,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
         raise UsageError(f"head is {config.head.head!r}, which cannot go to other classes; give --head pvcs or fuse")
     job, target = config.job(config.head), open_store(config.to)
     if target.class_names == job.store.class_names:
-        raise UsageError(
-            f"to is {target.url}, which has the classes of {job.store.url}; name a store of another dataset"
-        )
+        raise UsageError(f"to is {target.url}, which has the same classes; name a store of another dataset")
     clips = [group.modality.id for group in target.groups.values() if group.modality.kind == "clip"]
     if job.selection.clip not in clips:
         raise StoreError(

@@ -112,12 +112,28 @@ def test_other_classes_are_refused(make_store, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{}, {"temporal_layers": 6, "word_mode": "all"}, {"pose_in": "weights"}],
+    ids=["vilp", "six layers", "weights"],
+)
+@pytest.mark.parametrize("loss", ["all-class", "in-batch"])
+def test_the_published_head_trains_on_heatmap_embeddings(make_store, tmp_path, options, loss):
+    made = make_store(heatmap_clip=True)
+    training = TrainConfig(batch_size=16, loss=loss)
+    config = HeadConfig(head="vilp", **options)
+    result = train_head(made.open(), head=config, out=tmp_path / "run", **{**FAST, "frames": 2, "training": training})
+    assert result.config == config
+    assert result.scores[0].loss > 0
+    assert evaluate_run(result).reproduced
+
+
+@pytest.mark.parametrize(
     ("head", "options", "message"),
     [
         ("pvcs", {"pose": False}, "vilp-pipe extract --store .* --modality pose"),
         ("fuse", {"tokens": ("value",)}, "'penult'.* --tokens value,penult"),
         ("attn", {"tokens": ()}, "'penult'.* --tokens value,penult"),
-        ("vilp", {}, "'heatmap_clip'"),
+        ("vilp", {}, "'heatmap_clip'.* --modality pose --heatmap joints"),
     ],
 )
 def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_path, head, options, message):

@@ -1,0 +1,145 @@
+"""``train-head``, ``evaluate`` and ``study``: what they print, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from made_up_heads import MadeUpStore
+
+from cli.main import run as entry_point
+from pipeline.studies import STUDIES
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        lines = [line for line in self.err.strip().splitlines() if line.startswith("error")]
+        assert len(lines) == 1, self.err
+        assert self.out == ""
+        return lines[0]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, in an empty folder, on one thread."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
+        code = 0
+        try:
+            entry_point()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(MadeUpStore(tmp_path_factory.mktemp("made-up") / "store").root)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> str:
+    names = ("pour", "run", "swim", "talk")
+    return str(MadeUpStore(tmp_path_factory.mktemp("other") / "others", class_names=names).root)
+
+
+def test_a_run_from_training_to_every_test(run: Run, store: str, other: str) -> None:
+    made = run(
+        *("train-head", "--store", store, "--head", "pvcs+pose", "--split", "all", "--seeds", "2", "--frames", "4"),
+        *("--epochs", "2", "--batch-size", "16", "--device", "cpu", "--out", "run", "--pose-in", "values", "--json"),
+    )
+    assert made.code == 0, made.err
+    record = json.loads(made.out)
+    assert record["config"]["pose_in"] == "values"
+    assert len(record["scores"]) == 4
+    assert record["interval"][0] <= record["top1"] <= record["interval"][1]
+    again = json.loads(run("evaluate", "--run", "run", "--device", "cpu", "--json").out)
+    assert again["reproduced"] is True
+    assert again["splits"] == record["splits"]
+    words = run("evaluate", "--run", "run", "--views", "center", "--device", "cpu")
+    assert "mean of splits: top-1" in words.out
+    assert f"table: {record['table'][1]}" in words.out
+    few = json.loads(run("evaluate", "--run", "run", "--few-shot", "1,2", "--device", "cpu", "--json").out)
+    assert [row["shots"] for row in few["rows"]] == [1, 2]
+    across = run("evaluate", "--run", "run", "--store", other, "--device", "cpu", "--json")
+    assert across.code == 0, across.err
+    found = json.loads(across.out)
+    assert (found["trained_on"], found["dataset"], found["heads"]) == ("made-up", "made-up", 2)
+    assert "learnt on made-up, 2 heads" in run("evaluate", "--run", "run", "--store", other, "--device", "cpu").out
+
+
+def test_zero_shot_needs_no_run(run: Run, store: str) -> None:
+    found = run("evaluate", "--zero-shot", "--store", store, "--head", "mean", "--frames", "4", "--device", "cpu")
+    assert found.code == 0, found.err
+    assert "zero-shot on made-up: head mean, untrained" in found.out
+    assert "half of the classes (2), 10 draws: top-1" in found.out
+    assert found.out.count("test videos of split") == 2
+
+
+def test_tuning_is_told(run: Run, store: str) -> None:
+    tuned = run(
+        *("train-head", "--store", store, "--head", "mean", "--frames", "2", "--epochs", "2", "--device", "cpu"),
+        *("--out", "run", "--tune"),
+    )
+    assert tuned.code == 0, tuned.err
+    assert "training videos of split 1: " in tuned.out
+
+
+def test_a_study(run: Run, store: str) -> None:
+    options = ("--store", store, "--frames", "4", "--seeds", "1", "--epochs", "1", "--device", "cpu")
+    said = run("study", "occlusion", *options)
+    assert said.code == 0, said.err
+    assert "**Verdict: " in said.out
+    assert "png: studies/store-occlusion/occlusion.png" in said.out
+    found = json.loads(run("study", "occlusion", *options, "--json").out)
+    assert found["files"]["json"] == "studies/store-occlusion-2/occlusion.json"
+    help_text = run("study", "--help").out
+    assert all(name in help_text for name in STUDIES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("train-head", "--head", "svm"),
+            "head is 'svm'; allowed: mean, vcs, vilp, pvcs, pvcs-joint, attn, pose, fuse",
+        ),
+        (("train-head", "--modalities", "x"), "modalities is 'X'; allowed: V, P, V+T, P+T, V+P, V+P+T"),
+        (("train-head", "--head", "vcs", "--loss", "kl"), "loss is 'kl'; allowed: all-class, in-batch"),
+        (("train-head", "--head", "attn", "--frames", "4", "--epochs", "0"), "epochs is 0 (zero-shot) and head 'attn'"),
+        (("train-head", "--head", "vcs", "--interpolation", "2"), "interpolation is 2.0; allowed: above 0, up to 1"),
+        (("train-head", "--head", "vcs", "--word-mode", "end"), "word mode is 'end'; allowed: name+eot, name, all"),
+        (("evaluate",), "run is not given; name the folder of a training run with --run, or give --zero-shot"),
+        (("evaluate", "--few-shot", "2,x", "--run", "r"), "few-shot is '2,x'; allowed: numbers from 1 on"),
+        (("evaluate", "--few-shot", "2", "--run", "r", "--zero-shot"), "few-shot trains the head of a run again"),
+        (("study", "everything"), "study is 'everything'; allowed: pose, frames"),
+        (("study", "pose", "--head", "vcs"), "head is 'vcs', which is nothing without pose, or reads none"),
+        (("study", "pose", "--epochs", "0"), "epochs is 0; a study trains"),
+        (("study", "transfer"), "to is not given; name the store of another dataset with --to"),
+    ],
+)
+def test_what_is_wrong_is_one_line(run: Run, store: str, arguments: tuple[str, ...], message: str) -> None:
+    named = () if "r" in arguments or arguments == ("evaluate",) else ("--store", store)
+    outcome = run(*arguments, *named)
+    assert outcome.code == 2
+    assert message in outcome.error

@@ -1,0 +1,176 @@
+"""Heads on made-up features where the right answer is known: each would fail if a head ignored its input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import default_config
+from pipeline.datasets.synthetic import SyntheticConfig, render_dataset
+from pipeline.extraction import extract
+from pipeline.head import train_head
+from pipeline.head.checkpoint import load_predictions
+from pipeline.head.config import INPUTS, HeadConfig
+from pipeline.head.skeleton import skeletons
+from pipeline.head.train import TrainConfig, fit, new_head, predict
+from store.reader import FeatureStore
+
+SHORT = TrainConfig(epochs=5, batch_size=64)
+
+
+def accuracy(head, inputs):
+    return float((predict(head, inputs).argmax(dim=1) == inputs.labels).float().mean())
+
+
+def trained(name, train, text, config=SHORT, seed=0):
+    head = new_head(HeadConfig(head=name, bottleneck=32), train, text, seed=seed)
+    fit(head, train, config, seed=seed)
+    return head
+
+
+def only(inputs, name):
+    return inputs.only(HeadConfig(head=name).inputs)
+
+
+def zero_shot(name, inputs, text):
+    return accuracy(new_head(HeadConfig(head=name), inputs, text), inputs)
+
+
+def test_one_strong_frame_among_neutral_ones(world):
+    """128 dimensions, 20 classes, one of 8 frames: the words find it, the mean drowns it."""
+    train, test = world.strong_frame(400), world.strong_frame(200)
+    assert zero_shot("vcs", test, world.text) > 0.9
+    assert zero_shot("mean", test, world.text) < 0.7
+    learnt = {name: accuracy(trained(name, train, world.text), test) for name in ("vcs", "mean")}
+    assert learnt["vcs"] > learnt["mean"] + 0.1
+
+
+def test_frames_that_are_all_weak(world):
+    """Every frame hints at its class under much noise: the mean cancels the noise, and spotting trusts one frame."""
+    train, test = world.weak_frames(400), world.weak_frames(400)
+    assert zero_shot("mean", test, world.text) > 0.9
+    assert zero_shot("vcs", test, world.text) < 0.8
+    # At a high temperature spotting is the mean of normalised frames.
+    warm = new_head(HeadConfig(head="vcs", tau=10.0), test, world.text)
+    assert accuracy(warm, test) > 0.9
+    learnt = {name: accuracy(trained(name, train, world.text), test) for name in ("vcs", "mean")}
+    assert learnt["mean"] > learnt["vcs"] + 0.05
+
+
+def test_persons_carry_the_class_and_background_another(make_world):
+    """Cells under the person mean the class, all others an independent class."""
+    world = make_world(classes=10, dim=64)
+    train, test = world.persons_in_cells(600), world.persons_in_cells(300)
+    config = TrainConfig(epochs=20, batch_size=64)
+
+    def learnt(name, **others):
+        inputs = [
+            half.only(INPUTS[name], **{key: half.tensors[value] for key, value in others.items()})
+            for half in (train, test)
+        ]
+        head = trained(name, inputs[0], world.text, config)
+        return head, accuracy(head, inputs[1])
+
+    head, with_pose = learnt("pvcs")
+    assert head.alpha > 0.1
+    assert with_pose > learnt("vcs")[1] + 0.2
+    assert with_pose > learnt("attn")[1] + 0.2
+    # Trained on the persons of other videos it gains nothing, and its share of them stays small.
+    astray, shuffled = learnt("pvcs", pooled="elsewhere")
+    assert shuffled < with_pose - 0.2
+    assert shuffled < learnt("vcs")[1] + 0.1
+    assert astray.alpha < head.alpha
+
+
+def test_pose_that_alone_carries_the_class(make_world):
+    world = make_world(classes=6, dim=32)
+    train, test = world.postures(360), world.postures(180)
+    # Late fusion takes time to turn down a text stream that starts out sure of itself.
+    epochs = {"pose": 15, "vcs+pose": 40, "vcs": 15, "mean": 15}
+    found = {
+        name: accuracy(
+            trained(name, only(train, name), world.text, TrainConfig(epochs=many, batch_size=64)), only(test, name)
+        )
+        for name, many in epochs.items()
+    }
+    assert found["pose"] > 0.85
+    assert found["vcs+pose"] > 0.7
+    assert found["vcs"] < 0.35
+    assert found["mean"] < 0.35
+    # It is the skeletons that say so: those of other videos do not.
+    head = trained("pose", only(train, "pose"), world.text, TrainConfig(epochs=15, batch_size=64))
+    assert accuracy(head, test.only(INPUTS["pose"], skeleton=test.tensors["skeleton"].roll(1, 0))) < 0.35
+
+
+def test_motion_alone_tells_a_movement_from_its_reverse(make_world):
+    """An arm that rises and one that sinks pass through the same postures."""
+    world = make_world(classes=2, dim=16)
+
+    def draw(videos):
+        labels = world.labels(videos)
+        keypoints = world.standing(videos)
+        rise = torch.linspace(0, 0.3, keypoints.shape[1])
+        rise = torch.where(labels[:, None] == 0, rise, rise.flip(0))
+        keypoints[:, :, 0, 9, 1] -= rise
+        return world.inputs(labels, skeleton=skeletons(keypoints, torch.ones(videos)))
+
+    train, test = draw(200), draw(100)
+    assert accuracy(trained("pose", train, world.text, TrainConfig(epochs=15, batch_size=32)), test) > 0.9
+
+
+def test_order_is_seen_by_the_temporal_module_only(make_world):
+    """Classes that are each other in reverse."""
+    world = make_world(classes=2, dim=32)
+    ends = world.noise(2, 32)
+
+    def draw(videos):
+        labels = world.labels(videos)
+        steps = torch.linspace(0, 1, 4).view(1, 4, 1)
+        steps = torch.where(labels.view(-1, 1, 1) == 0, steps, 1 - steps)
+        frames = (1 - steps) * ends[0] + steps * ends[1] + 0.3 * world.noise(videos, 4, 32)
+        return world.inputs(
+            labels,
+            frames=frames,
+            pooled=torch.zeros_like(frames),
+            presence=torch.zeros(videos, 4),
+            tokens=torch.ones(videos, 4, 2, 2, 32) + 0.1 * world.noise(videos, 4, 2, 2, 32),
+            heatmap=torch.zeros(videos, 4, 2, 2),
+        )
+
+    train, test = draw(400), draw(200)
+    config = TrainConfig(epochs=15, batch_size=64)
+    assert accuracy(trained("fuse", train, world.text, config), test) > 0.9
+    assert 0.35 < accuracy(trained("vcs", only(train, "vcs"), world.text, config), only(test, "vcs")) < 0.65
+
+
+@pytest.mark.slow
+def test_reversed_pairs_of_the_synthetic_videos(tmp_path):
+    """Sitting down and standing up show the same frames in another order. CLIP has random weights here, so that heads
+    on frames know nothing else either; the head on skeletons sees the order."""
+    classes = ("sit down", "stand up", "pick up", "put down")
+    render_dataset(tmp_path / "videos", config=SyntheticConfig(classes=classes, clips=4))
+    recipe = default_config("synthetic")
+    extract(replace(recipe, root=str(tmp_path / "videos"), store=str(tmp_path / "store"), engine="inline"))
+    store = FeatureStore.open(tmp_path / "store")
+
+    def within_pairs(head):
+        run = train_head(
+            store,
+            head=head,
+            split="all",
+            seeds=2,
+            epochs=40,
+            out=tmp_path / head,
+            training=TrainConfig(batch_size=32),
+        )
+        pair = np.array([0 if name in classes[:2] else 1 for name in run.class_names])
+        right = []
+        for found in load_predictions(run):
+            own = np.where(pair == pair[found.labels][:, None], found.scores, -np.inf)
+            right.append((own.argmax(axis=1) == found.labels).mean())
+        return float(np.mean(right))
+
+    for blind in ("mean", "vcs", "pvcs"):
+        assert 0.38 < within_pairs(blind) < 0.62, blind
+    assert within_pairs("pose") > 0.6
