@@ -69,6 +69,20 @@ def test_heatmaps_made_later_of_stored_poses(small_videos: Path, with_pose: Path
     assert extract(config).executed == 0
 
 
+def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp_path: Path) -> None:
+    before = set(files(with_pose))
+    (tmp_path / "poses.pkl").write_bytes(b"cos\nmkdir\n(S'" + str(tmp_path / "made").encode() + b"'\ntR.")
+    with pytest.raises(UsageError, match=r"poses\.pkl wants os\.mkdir and is not read"):
+        extract(
+            resolve(
+                str(with_pose),
+                {"pose": "precomputed", "pose_config": str(tmp_path / "poses.pkl"), "modalities": ["pose"]},
+            )
+        )
+    assert set(files(with_pose)) == before
+    assert not (tmp_path / "made").exists()
+
+
 def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None:
     store = FeatureStore.open(with_pose)
     index = {
