@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "QUICK", "BenchmarkConfig", "Comparison", "Report", "run_benchmarks"]
 
-PARTS = ("decode", "clip", "extract", "head")
+PARTS = ("decode", "clip", "pose", "extract", "head")
 QUICK = BenchmarkConfig(videos=8, rounds=1, models=("ViT-B-32",))
 RANDOM_WEIGHTS = "All models have random weights of real size: speed does not depend on what weights say."
 

@@ -97,14 +97,16 @@ class TopDownEstimator:
         }
 
     def setup(self) -> None:
-        import torch
-
         self.record()  # complains about missing weights before anything is built
-        torch.set_num_threads(self.config.threads)
         self._device = models.torch_device(self.config.device)
+        self._batches = models.Batches(self.config.batch_size, self.config.threads, self._device)
+        width, height, _ = self._canvas
+        sizes = ((width, height), (self._crop.width, self._crop.height))
         self._detector, self._pose = (
-            models.build(config, weights=weights, flag=flag, seed=self.config.seed, device=str(self._device))
-            for _, config, weights, flag in self._parts()
+            models.accelerated(
+                models.build(config, weights=weights, flag=flag, seed=self.config.seed, device=str(self._device)), *size
+            )
+            for (_, config, weights, flag), size in zip(self._parts(), sizes, strict=True)
         )
         self._joints, self._flip_indices = models.skeleton(self.pose_config)
 
@@ -114,20 +116,13 @@ class TopDownEstimator:
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Persons of each frame uint8 [H, W, 3] (RGB), most prominent first: float32 [M, 5], x1, y1, x2, y2 in pixels
         and score."""
-        return [
-            boxes
-            for batch, count in models.fixed_batches(frames, self.config.batch_size)
-            for boxes in self._detect_batch(batch)[:count]
-        ]
+        return self._batches.map(self._detect_batch, frames)
 
     def keypoints(self, people: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Keypoints of persons, each given as a frame uint8 [H, W, 3] (RGB) and a box (x1, y1, x2, y2, ...) in it:
         float32 [M, 17, 3]: x, y in pixels, confidence."""
-        found = [
-            self._keypoints_batch(batch)[:count]
-            for batch, count in models.fixed_batches(people, self.config.batch_size)
-        ]
-        return np.concatenate([np.zeros((0, NUM_JOINTS, 3), np.float32), *found])
+        found: list[np.ndarray] = self._batches.map(self._keypoints_batch, people)
+        return np.array(found, np.float32).reshape(-1, NUM_JOINTS, 3)
 
     def _persons(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         boxes = self.detect(frames)
@@ -156,7 +151,7 @@ class TopDownEstimator:
             found.append(boxes[most_prominent(boxes, self.config.max_detections)])
         return found
 
-    def _keypoints_batch(self, people: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def _keypoints_batch(self, people: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         from mmengine.structures import InstanceData
         from mmpose.structures import PoseDataSample
 
@@ -180,7 +175,7 @@ class TopDownEstimator:
         for coco, own in self._joints.items():
             keypoints[:, coco] = joints[:, own]
         keypoints[..., 2] = keypoints[..., 2].clip(0, 1)
-        return keypoints
+        return list(keypoints)
 
     def _parts(self) -> tuple[tuple[str, Config, str | None, str], ...]:
         return (

@@ -6,7 +6,8 @@ import copy
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def read_config(name: str) -> Config:
@@ -78,6 +80,33 @@ def build(config: Config, *, weights: str | None, flag: str, seed: int, device: 
     return model.to(device).eval()
 
 
+def accelerated(model: Any, width: int, height: int) -> Any:
+    """The same model made faster, for pictures of one size: the batch norms of its trunk in the convolutions before
+    them, and its weights in the layout that convolutions are fastest in (on two cores RTMPose-t takes 0.6 of its time).
+
+    A trunk whose norms do not follow their convolutions would compute something else: it keeps them. So do heads, which
+    share convolutions between levels.
+    """
+    import torch
+    from mmcv.cnn.utils import fuse_conv_bn
+
+    device = next(model.parameters()).device
+    probe = torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0)).to(device)
+    fused = copy.deepcopy(model)
+    for part in ("backbone", "neck"):
+        if getattr(fused, part, None) is not None:
+            fuse_conv_bn(getattr(fused, part))
+    with torch.inference_mode():
+        pairs = zip(_tensors(model.extract_feat(probe)), _tensors(fused.extract_feat(probe)), strict=True)
+        same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
+    return (fused if same else model).to(memory_format=torch.channels_last)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested lists and tuples."""
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, list | tuple) else [value]
+
+
 def name_of(config: Config) -> str:
     return Path(config.filename).stem
 
@@ -93,11 +122,26 @@ def torch_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def fixed_batches(items: Sequence[T], size: int) -> Iterator[tuple[list[T], int]]:
-    """Batches of exactly ``size`` items, the last one filled up, and how many of each count."""
-    for start in range(0, len(items), size):
-        batch = list(items[start : start + size])
-        yield batch + batch[-1:] * (size - len(batch)), len(batch)
+class Batches:
+    """Runs a function on batches of exactly ``size`` items, the last one filled up.
+
+    On a CPU as many batches run side by side as there are threads, each on one thread: several threads on one batch
+    would wait for each other after every layer, and the numbers would depend on how many they are.
+    """
+
+    def __init__(self, size: int, threads: int, device: torch.device) -> None:
+        import torch
+
+        self._size = size
+        count = threads if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(count, "pose", initializer=torch.set_num_threads, initargs=(1,))
+
+    def map(self, function: Callable[[list[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
+        """What ``function`` makes of each item; it is given a batch and returns as many values."""
+        batches = [list(items[start : start + self._size]) for start in range(0, len(items), self._size)]
+        full = [batch + batch[-1:] * (self._size - len(batch)) for batch in batches]
+        results = self._pool.map(function, full)
+        return [value for batch, found in zip(batches, results, strict=True) for value in found[: len(batch)]]
 
 
 def run(model: torch.nn.Module, inputs: Sequence[torch.Tensor], samples: list[Any]) -> list[Any]:

@@ -67,18 +67,17 @@ class OneStageEstimator:
         }
 
     def setup(self) -> None:
-        import torch
-
         self._digest()  # complains about missing weights before anything is built
-        torch.set_num_threads(self.config.threads)
         self._device = models.torch_device(self.config.device)
-        self._model = models.build(
+        self._batches = models.Batches(self.config.batch_size, self.config.threads, self._device)
+        model = models.build(
             self.pose_config,
             weights=self.config.pose_weights,
             flag="--pose-weights",
             seed=self.config.seed,
             device=str(self._device),
         )
+        self._model = models.accelerated(model, self._canvas.width, self._canvas.height)
         self._joints, _ = models.skeleton(self.pose_config)
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons] | VideoFailure]:
@@ -86,8 +85,7 @@ class OneStageEstimator:
 
     def persons(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         """Persons of each frame uint8 [H, W, 3] (RGB), most prominent first."""
-        batches = models.fixed_batches(frames, self.config.batch_size)
-        return [found for batch, count in batches for found in self._batch(batch)[:count]]
+        return self._batches.map(self._batch, frames)
 
     def _batch(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         from mmpose.structures import PoseDataSample

@@ -27,11 +27,12 @@ class PrecomputedEstimator:
     def __init__(self, config: PoseConfig) -> None:
         self._source = open_source(config.config)
         self._path = Path(str(config.config))
+        self._is_open = False
         self.holds_heatmaps = isinstance(self._source, HeatmapSource)
         if self.holds_heatmaps and config.heatmap is None:
             raise UsageError(
-                f"--pose-config is {config.config!r}, heatmaps in which no joint can be told; add --heatmap to store "
-                "their CLIP embeddings"
+                f"--pose-config is {config.config!r}, heatmaps in which no joint can be told; add --heatmap joints to "
+                "store their CLIP embeddings"
             )
 
     @property
@@ -39,6 +40,7 @@ class PrecomputedEstimator:
         return f"precomputed-{self._path.stem}"
 
     def record(self) -> dict[str, Any]:
+        self._open()  # what cannot be read is refused before a store has a group for it
         return {
             "backend": "precomputed",
             "format": self._source.format,
@@ -47,7 +49,12 @@ class PrecomputedEstimator:
         }
 
     def setup(self) -> None:
-        self._source.open()
+        self._open()
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self._source.open()
+            self._is_open = True
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons] | VideoFailure]:
         if self.holds_heatmaps:
@@ -66,7 +73,7 @@ class PrecomputedEstimator:
         try:
             return [found.load(int(place)) for place in places[::every]]
         except UsageError as error:
-            return VideoFailure("pose-unmatched", f"{clip.ref.video_id}: {error}")
+            return VideoFailure("pose-unmatched", str(error))
 
     def _clip(self, clip: Clip) -> list[Persons] | VideoFailure:
         found = self._read(clip)
@@ -97,12 +104,12 @@ class PrecomputedEstimator:
         if key is None:
             return VideoFailure(
                 "pose-unmatched",
-                f"{video_id}: no entry of {self._path.name} has this video_id; its first is {self._source.example()!r}",
+                f"no entry of {self._path.name} has this video_id; its first is {self._source.example()!r}",
             )
         try:
             return self._source.read(key)
         except VilpError as error:
-            return VideoFailure("pose-unmatched", f"{video_id}: {error}")
+            return VideoFailure("pose-unmatched", str(error))
 
 
 def _persons(found: VideoPoses, rows: slice, scale: np.ndarray) -> Persons:

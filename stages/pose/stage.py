@@ -159,4 +159,4 @@ def _checked(frames: list[Persons], clip: Clip) -> list[Persons] | VideoFailure:
         raise ValueError(f"{clip.ref.video_id}: the estimator gave {len(frames)} frames of {len(clip.video.frames)}")
     if all(np.isfinite(persons.keypoints).all() and np.isfinite(persons.boxes).all() for persons in frames):
         return frames
-    return VideoFailure("non-finite", f"{clip.ref.video_id}: the pose estimator gave values that are not finite")
+    return VideoFailure("non-finite", "the pose estimator gave values that are not finite")

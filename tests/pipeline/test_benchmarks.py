@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -130,6 +131,15 @@ def test_lowest_cosine() -> None:
 
 
 @pytest.mark.slow
+def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
+    pytest.importorskip("mmpose")
+    report = run_benchmarks(["pose"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=8, rounds=2)
+    assert {row.name: row.columns["persons"] for row in comparison.rows} == {"mmpose's inferencer": 16, "ours": 16}
+
+
+@pytest.mark.slow
 def test_extract_part(clips: ClipSet, tmp_path: Path) -> None:
     report = run_benchmarks(["extract"], out=tmp_path, config=TINY, clips=clips)
     (comparison,) = report.comparisons
@@ -203,4 +213,4 @@ def test_importing_the_benchmark_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert PARTS == ("decode", "clip", "extract", "head")
+    assert PARTS == ("decode", "clip", "pose", "extract", "head")

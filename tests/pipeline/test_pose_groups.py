@@ -11,6 +11,7 @@ from extractions import small_config
 from pipeline.config import ExtractConfig, resolve
 from pipeline.extraction import extract
 from pipeline.status import store_status
+from pipeline.studies.estimators import look
 from store import FeatureStore, UsageError
 from store.objects import LocalObjects
 from store.verify import verify_store
@@ -68,6 +69,20 @@ def test_heatmaps_made_later_of_stored_poses(small_videos: Path, with_pose: Path
     assert extract(config).executed == 0
 
 
+def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp_path: Path) -> None:
+    before = set(files(with_pose))
+    (tmp_path / "poses.pkl").write_bytes(b"cos\nmkdir\n(S'" + str(tmp_path / "made").encode() + b"'\ntR.")
+    with pytest.raises(UsageError, match=r"poses\.pkl wants os\.mkdir and is not read"):
+        extract(
+            resolve(
+                str(with_pose),
+                {"pose": "precomputed", "pose_config": str(tmp_path / "poses.pkl"), "modalities": ["pose"]},
+            )
+        )
+    assert set(files(with_pose)) == before
+    assert not (tmp_path / "made").exists()
+
+
 def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None:
     store = FeatureStore.open(with_pose)
     index = {
@@ -79,6 +94,34 @@ def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None
     features = store.load(arrays=("cls", "keypoints"), frames=4, pose="plain")
     assert features.pose_frames is not None
     np.testing.assert_array_equal(index[8][:, features.pose_frames.numpy()], index[4])
+
+
+@pytest.mark.slow
+def test_people_are_found_in_real_clips(shared: Path, tmp_path: Path) -> None:
+    """UCF101 clips: somebody in most frames of most classes; divers and swimmers are missed most often."""
+    weights = shared / "weights"
+    config = ExtractConfig(
+        dataset="ucf101",
+        root=str(shared / "data/ucf101-mini"),
+        store=str(tmp_path / "store"),
+        frames=4,
+        pose_frames=4,
+        clip="tiny",
+        clip_pretrained="none",
+        tokens=(),
+        engine="inline",
+        pose="onnx",
+        det_weights=str(weights / "rtmdet_nano_person/end2end.onnx"),
+        pose_weights=str(weights / "movenet_lightning/movenet_lightning_int8_dequantized.onnx"),
+    )
+    extract(config)
+    store = FeatureStore.open(config.store_path)
+    group = store.group("pose")
+    seen = look(store, group, store.usable([group]))
+    assert seen.detection_rate > 0.85
+    assert np.median(list(seen.by_class.values())) > 0.95
+    assert min(seen.by_class.values()) < 0.8
+    assert 0.85 < seen.inside["center"] < 0.97  # what the centre crop of a wide frame cuts off is not nothing
 
 
 def test_heatmaps_without_pose_are_refused() -> None:

@@ -216,7 +216,7 @@ def test_heatmap_files_as_published(tmp_path: Path) -> None:
     pictures = np.zeros((6, 60, 80, 3), np.uint8)
     video = DecodedVideo(pictures, places, places / 25, 28, 28, 25, WIDTH, HEIGHT)
     settings = {"backend": "precomputed", "config": str(tmp_path / "maps"), "num_frames": 6}
-    with pytest.raises(UsageError, match="heatmaps in which no joint can be told; add --heatmap"):
+    with pytest.raises(UsageError, match="heatmaps in which no joint can be told; add --heatmap joints"):
         PoseStage(PoseConfig(**settings))  # type: ignore[arg-type]
     made = PoseStage(PoseConfig(**settings, heatmap=HeatmapConfig(TINY)))  # type: ignore[arg-type]
     made.setup()

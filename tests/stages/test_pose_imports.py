@@ -410,21 +410,21 @@ def test_what_cannot_be_matched_is_reported(tmp_path: Path) -> None:
     longer = read(path, clip("v", frames=20, decodable=20))
     assert longer == VideoFailure(
         "pose-unmatched",
-        "v: 8 of 20 frames have no entry in a.pkl, the first is frame 12; it covers 10 frames from 0 to 9",
+        "8 of 20 frames have no entry in a.pkl, the first is frame 12; it covers 10 frames from 0 to 9",
     )
     shorter = read(path, clip("v", frames=4, decodable=7))
-    assert shorter.message == "v: a.pkl goes on to frame 9, the video ends with frame 6"
+    assert shorter.message == "a.pkl goes on to frame 9, the video ends with frame 6"
     cut_off = read(
         path, clip("v", frames=4, decodable=7, claimed=100)
     )  # the file of the video is cut off, not the poses
     assert frame_numbers(cut_off) == [[0], [1], [3], [5]]
     absent = read(path, clip("class/w"))
-    assert absent.message == "class/w: no entry of a.pkl has this video_id; its first is 'v'"
+    assert absent.message == "no entry of a.pkl has this video_id; its first is 'v'"
 
 
 def test_persons_after_the_end_are_another_videos(tmp_path: Path) -> None:
     path = write(tmp_path / "v.json", [person(f"{frame}.jpg", frame) for frame in (0, 40)])
-    assert read(path, clip("v")).message == "v: v.json has somebody in frame 40, the video ends with frame 9"
+    assert read(path, clip("v")).message == "v.json has somebody in frame 40, the video ends with frame 9"
     assert frame_numbers(read(path, clip("v", decodable=39))) == [[0], [], [], [], []]
 
 

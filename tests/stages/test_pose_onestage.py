@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.pose import mmpose_models as models
 from stages.pose.base import PoseConfig, PoseEstimator
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_onestage import OneStageEstimator
@@ -54,7 +55,7 @@ def test_persons_equal_those_of_inference_bottomup(estimator: OneStageEstimator,
     from mmpose.apis import inference_bottomup
     from mmpose.apis.inference import dataset_meta_from_config
 
-    model = estimator._model
+    model = models.build(estimator.pose_config, weights="none", flag="", seed=0, device="cpu")
     model.cfg, model.dataset_meta = estimator.pose_config, dataset_meta_from_config(estimator.pose_config)
     frame = picture(*size)
     stock = inference_bottomup(model, frame[..., ::-1].copy())[0].pred_instances
@@ -126,11 +127,12 @@ class Harmful:
 
 def test_checkpoints_execute_nothing(estimator: OneStageEstimator, tmp_path: Path) -> None:
     file, target = tmp_path / "rtmo.pth", tmp_path / "made"
-    torch.save({"state_dict": estimator._model.state_dict(), "meta": Harmful(target)}, file)
+    weights = models.build(estimator.pose_config, weights="none", flag="", seed=0, device="cpu").state_dict()
+    torch.save({"state_dict": weights, "meta": Harmful(target)}, file)
     with pytest.raises(UsageError, match=r"--pose-weights.*rtmo\.pth.*mkdir"):
         create_estimator(replace(RANDOM, pose_weights=str(file))).setup()
     assert not target.exists()
-    torch.save({"state_dict": estimator._model.state_dict()}, file)
+    torch.save({"state_dict": weights}, file)
     loaded = OneStageEstimator(replace(RANDOM, pose_weights=str(file)))
     loaded.setup()
     frame = picture(90, 120)

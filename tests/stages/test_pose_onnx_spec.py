@@ -55,7 +55,8 @@ def test_a_file_beside_the_model_describes_it(tmp_path: Path) -> None:
         ({"layout": "nhwc"}, "the model takes"),
         ({"dtype": "uint8"}, "the spec gives uint8"),
         ({"output": "movenet"}, "the spec says movenet, the model gives"),
-        ({"output": "heatmaps"}, "output is 'heatmaps'; allowed: mmdet-nms, movenet, simcc"),
+        ({"output": "heatmap"}, "the spec says heatmap, the model gives"),
+        ({"output": "heatmaps"}, "output is 'heatmaps'; allowed: mmdet-nms, movenet, simcc, heatmap"),
         ({"colour": "grey"}, "colour is 'grey'"),
         ({"mean": [1, 2]}, "three values each"),
         ({"std": [1, 0, 1]}, "std more than 0"),
@@ -75,6 +76,66 @@ def test_another_number_of_joints_is_refused(tmp_path: Path) -> None:
     outputs = tuple(Node(node.name, (1, 133, node.shape[2]), node.type) for node in SIMCC_OUT)
     with pytest.raises(UsageError, match="133 joints; allowed: 17"):
         spec_of(tmp_path / "m.onnx", SIMCC_IN, outputs)
+
+
+HEATMAP_OUT = (Node("output", ("batch", 17, 64, 48), "tensor(float)"),)
+
+
+def test_heatmap_models_are_known_by_their_signature(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "hrnet.onnx", SIMCC_IN, HEATMAP_OUT)
+    assert (spec.name, spec.output, spec.height, spec.width) == ("heatmap", "heatmap", 256, 192)
+
+
+def test_yolox_is_known_by_its_path(tmp_path: Path) -> None:
+    """Its inputs and outputs are those of RTMDet; its pixels are not normalised."""
+    inputs = (Node("input", (1, 3, 640, 640), "tensor(float)"),)
+    outputs = (Node("dets", (1, "n", 5), "tensor(float)"), Node("labels", (1, "n"), "tensor(int64)"))
+    spec = spec_of(tmp_path / "yolox_m_8xb8/end2end.onnx", inputs, outputs)
+    assert (spec.name, spec.mean, spec.std, spec.colour) == ("yolox", (0, 0, 0), (1, 1, 1), "bgr")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ((Node("o", (1, 17, 64, 64), "tensor(float)"),), "not one scale of the input 192 x 256"),
+        ((Node("o", (1, 26, 64, 48), "tensor(float)"),), "26 joints; allowed: 17"),
+        ((Node("o", (1, 17, 64, 48), "tensor(float16)"),), "outputs must be float32"),
+        ((Node("o", (1, 17, 48), "tensor(float)"),), "the spec says heatmap, the model gives"),
+        ((), "the spec says heatmap, the model gives"),
+    ],
+)
+def test_outputs_are_checked_against_the_model(tmp_path: Path, outputs: tuple[Node, ...], words: str) -> None:
+    (tmp_path / "m.spec.json").write_text('{"name": "m", "output": "heatmap", "height": 256, "width": 192}')
+    with pytest.raises(UsageError, match=words):
+        spec_of(tmp_path / "m.onnx", SIMCC_IN, outputs)
+
+
+def test_simcc_axes_must_have_one_scale(tmp_path: Path) -> None:
+    swapped = (SIMCC_OUT[1], SIMCC_OUT[0])  # what stands for x is as long as y
+    (tmp_path / "m.spec.json").write_text('{"name": "m", "output": "simcc", "height": 256, "width": 192}')
+    with pytest.raises(UsageError, match="are not one scale"):
+        spec_of(tmp_path / "m.onnx", SIMCC_IN, swapped)
+
+
+def test_heatmap_peaks_equal_those_of_mmpose() -> None:
+    """Against mmpose's own decoder, on random maps and on peaks at borders."""
+    pytest.importorskip("mmpose")
+    from stages.pose import mmcv_compat
+
+    mmcv_compat.install()
+    from mmpose.codecs import MSRAHeatmap
+
+    rng = np.random.default_rng(0)
+    codec = MSRAHeatmap(input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
+    spec = OnnxModelSpec("m", "heatmap", 256, 192)
+    for _ in range(20):
+        maps = rng.random((1, 17, 64, 48), dtype=np.float32)
+        for joint, (row, column) in enumerate([(0, 0), (63, 47), (0, 20), (30, 0), (30, 47)]):
+            maps[0, joint, row, column] = 1
+        want, scores = codec.decode(maps[0].copy())
+        got = spec.decode_keypoints([maps])
+        np.testing.assert_allclose(got[:, :2] * (192, 256), want[0], atol=1e-4)
+        np.testing.assert_allclose(got[:, 2], scores[0])
 
 
 def test_simcc_peaks_are_places() -> None:

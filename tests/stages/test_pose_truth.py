@@ -81,6 +81,30 @@ def test_every_person_is_detected(estimator: Callable[..., OnnxEstimator], peopl
     assert missed == []
 
 
+def test_average_precision_with_detected_boxes(estimator: Callable[..., OnnxEstimator], shared: Path) -> None:
+    """COCO's own evaluation of everything that the estimator finds in the four pictures, no box given."""
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    truth = coco.COCO(str(shared / "data/coco-mini/test_coco.json"))
+    results = []
+    for image in truth.dataset["images"]:
+        frame = np.array(Image.open(shared / "data/coco-mini" / image["file_name"]).convert("RGB"))
+        boxes = estimator().detect(frame)
+        for keypoints, box in zip(estimator().keypoints(frame, boxes), boxes, strict=True):
+            seen = keypoints[:, 2] > 0.2
+            score = float(box[4]) * (float(keypoints[seen, 2].mean()) if seen.any() else 0.0)
+            values = keypoints.astype(float).ravel().tolist()
+            results.append({"image_id": image["id"], "category_id": 1, "keypoints": values, "score": score})
+    evaluation = cocoeval.COCOeval(truth, truth.loadRes(results), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision, precision_at_half, recall_at_half = (evaluation.stats[place] for place in (0, 1, 6))
+    assert precision > 0.5
+    assert precision_at_half > 0.85
+    assert recall_at_half > 0.85
+
+
 def test_boxes_follow_the_picture(estimator: Callable[..., OnnxEstimator], people: list) -> None:
     """Half as large and pasted at (50, 30) of a grey canvas, the person stands where the affine map says."""
     frame = people[0]["frame"]

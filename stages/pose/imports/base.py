@@ -86,14 +86,14 @@ def match_frames(clip: Clip, covered: np.ndarray, name: str) -> np.ndarray | Vid
     without one, or a file that goes on after the video's end, makes the clip ``pose-unmatched``: the poses are those
     of another video, or of another cut of it.
     """
-    video, video_id = clip.video, clip.ref.video_id
+    video = clip.video
     if not len(covered):
-        return VideoFailure("pose-unmatched", f"{video_id}: its entry in {name} covers no frame")
+        return VideoFailure("pose-unmatched", f"its entry in {name} covers no frame")
     beyond = int(covered[-1]) - (video.num_decodable - 1)
     if beyond > TOLERANCE and not video.partial:
         return VideoFailure(
             "pose-unmatched",
-            f"{video_id}: {name} goes on to frame {covered[-1]}, the video ends with frame {video.num_decodable - 1}",
+            f"{name} goes on to frame {covered[-1]}, the video ends with frame {video.num_decodable - 1}",
         )
     after = np.searchsorted(covered, video.indices).clip(0, len(covered) - 1)
     before = (after - 1).clip(0)
@@ -104,7 +104,7 @@ def match_frames(clip: Clip, covered: np.ndarray, name: str) -> np.ndarray | Vid
     if apart.any():
         return VideoFailure(
             "pose-unmatched",
-            f"{video_id}: {apart.sum()} of {len(apart)} frames have no entry in {name}, the first is frame "
+            f"{apart.sum()} of {len(apart)} frames have no entry in {name}, the first is frame "
             f"{video.indices[apart][0]}; it covers {len(covered)} frames from {covered[0]} to {covered[-1]}",
         )
     return nearest
@@ -116,8 +116,7 @@ def check_end(clip: Clip, last: int, name: str) -> VideoFailure | None:
         return None
     return VideoFailure(
         "pose-unmatched",
-        f"{clip.ref.video_id}: {name} has somebody in frame {last}, the video ends with frame "
-        f"{clip.video.num_decodable - 1}",
+        f"{name} has somebody in frame {last}, the video ends with frame {clip.video.num_decodable - 1}",
     )
 
 
