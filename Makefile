@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-deps $(if $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint test test-all demo benchmark clean
+.PHONY: help setup lint test test-all crash-test demo benchmark clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,9 @@ test: $(STAMP) ## Run the quick tests (under five minutes on two cores)
 
 test-all: $(STAMP) ## Run all tests
 	$(BIN)/pytest
+
+crash-test: $(STAMP) ## Kill, cut off and corrupt: every fault that the store is promised to survive (half an hour)
+	$(BIN)/pytest -rs tests/crash tests/store/test_power_failure.py tests/store/test_bit_rot.py tests/pipeline/test_object_storage.py
 
 demo: $(STAMP) ## Render, extract, train and compare heads on the embedded dataset
 	$(BIN)/vilp-pipe demo

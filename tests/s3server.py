@@ -10,16 +10,18 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 BUCKET = "features"
+SLOW_SECONDS = 0.3
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 # Told the method, the path and how many requests came before; names a fault: "500", "cut" (the connection is dropped
-# before the request is carried out), "cut-after" (after it), or None.
+# before the request is carried out), "cut-after" (after it), "slow" (the answer takes a while), or None.
 Faults = Callable[[str, str, int], str | None]
 
 
@@ -70,7 +72,9 @@ def serve() -> Iterator[S3Server]:
             body = [] if fault == "cut" else list(answer(environ, start_response))
             if fault in ("cut", "cut-after"):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            return body
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)  # others are answered meanwhile
+        return body
 
     http = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     server.port = http.port
