@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,8 +170,17 @@ class RayEngine:
         self._turns = {branch.modality.path: itertools.count() for branch in graph.branches}
         self._nodes: dict[str, _Node] = {}
         self._lock = threading.Lock()
-        _connect(address, sizing)
-        self._gpus = any(_gpus(node) for node in _living().values())
+        # Not in the main thread: there, an exception that a signal raises would be lost if Ray was just forking. Ray's
+        # processes die with the thread that starts them, so it lives as long as they do.
+        self._thread = ThreadPoolExecutor(1, "ray")
+        try:
+            self._thread.submit(_connect, address, sizing).result()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray has put its own in front of it
+            self._gpus = any(_gpus(node) for node in _living().values())
+        except BaseException:
+            self.close()
+            raise
 
     def capacity(self) -> int:
         """Lanes that the living nodes hold. Starts workers on nodes that are new, and replaces those that died."""
@@ -221,7 +231,8 @@ class RayEngine:
         return self._actor(_Decoder, "decoder", node, build, self._plain)
 
     def close(self) -> None:
-        ray.shutdown()
+        self._thread.submit(ray.shutdown).result()
+        self._thread.shutdown()
 
     def _room(self, found: Mapping[str, Any]) -> int:
         """Lanes of a node that was found in the cluster."""
@@ -341,7 +352,7 @@ def _connect(address: str | None, sizing: Sizing) -> None:
         own = {"num_cpus": cpus(), "object_store_memory": object_bytes, "include_dashboard": False}
     # Ray would print the errors of calls that nobody waits for any more, once another one has ended the run.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address=address or "local",  # an address in the environment is not what was asked for
         log_to_driver=False,  # nothing that a worker prints may reach standard output
@@ -349,9 +360,6 @@ def _connect(address: str | None, sizing: Sizing) -> None:
         configure_logging=False,
         **own,
     )
-    for number, handler in handlers.items():  # Ray puts one of its own on SIGTERM
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(number, handler)
 
 
 def _living() -> dict[str, dict[str, Any]]:
