@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 import s3server
 from commands import vilp  # noqa: F401
+from shared_data import find_shared
 from videos import numbered_frames, write_video
-
-PROJECT = Path(__file__).resolve().parent.parent
-
-
-def find_shared() -> Path | None:
-    """The folder with real clips, weights and golden files: ``$VILP_SHARED``, or ``../shared`` beside the project."""
-    path = Path(os.environ.get("VILP_SHARED", PROJECT.parent / "shared"))
-    return path.resolve() if path.is_dir() else None
 
 
 @pytest.fixture(scope="session")
