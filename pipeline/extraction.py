@@ -22,6 +22,7 @@ from pipeline.progress import Progress
 from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
+from store.derived import refresh
 from store.errors import StoreError
 from store.groups import read_groups, write_metadata
 from store.layout import COMMITS, STORE
@@ -30,7 +31,6 @@ from store.objects import Objects, is_remote, open_objects
 from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.printable import command
-from store.quarantine import write_report
 from store.reader import FeatureStore
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
@@ -82,8 +82,7 @@ def extract(
         if only_shards is not None:
             work = work.only(only_shards)
         _run(objects, config, graph, work, lease, summary, progress)
-        _pack(objects, graph, plan, lease)
-        report = write_report(lease.guard(objects), FeatureStore.open(objects.url).quarantined())
+        report = refresh(lease.guard(objects))
         summary.quarantine = None if report is None else objects.describe(report)
     summary.seconds = time.monotonic() - began
     return summary

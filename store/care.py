@@ -11,9 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from store.commits import committed_shards, remove_commit
+from store.derived import refresh
 from store.errors import MissingError, UsageError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
-from store.layout import HEARTBEATS, LEASE, MISSING, STORE, TABLES, VIDEOS, definition_key
+from store.layout import (
+    COMMITS,
+    GROUPS,
+    HEARTBEATS,
+    LEASE,
+    MISSING,
+    PACKS,
+    QUARANTINE,
+    STORE,
+    VIDEOS,
+    definition_key,
+)
 from store.lease import WHOLE, hold
 from store.objects import LOCK, Objects
 from store.parallel import each
@@ -26,10 +38,10 @@ _GROUP = rf"(?P<group>{_KINDS}/{_ID}(?:/text/{_ID})?)"
 # Every form of key that a store has beside its own tables.
 _ARRAY = re.compile(rf"{_GROUP}/\w+/c\.(?P<shard>\d+)(?:\.\d+)*")
 _METADATA = re.compile(rf"(?:{_GROUP}(?:/\w+)?|(?P<kind>{_KINDS}))/zarr\.json")
-_COMMIT = re.compile(rf"{TABLES}/commits/{_GROUP}/(?P<shard>\d+)\.(?P<what>parquet|sha256)")
-_DEFINITION = re.compile(rf"{TABLES}/groups/{_GROUP}/group(?:\.copy)?\.json")
-_REPORT = re.compile(rf"{TABLES}/quarantine/[0-9a-f]{{16}}\.parquet")
-_PACK = re.compile(rf"{TABLES}/packs/{_GROUP}/(?:pack\.json|[0-9a-f]{{16}}\.parquet)")
+_COMMIT = re.compile(rf"{COMMITS}/{_GROUP}/(?P<shard>\d+)\.(?P<what>parquet|sha256)")
+_DEFINITION = re.compile(rf"{GROUPS}/{_GROUP}/group(?:\.copy)?\.json")
+_REPORT = re.compile(rf"{QUARANTINE}/[0-9a-f]{{16}}\.parquet")
+_PACK = re.compile(rf"{PACKS}/{_GROUP}/(?:pack\.json|[0-9a-f]{{16}}\.parquet)")
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ def delete_group(objects: Objects, name: str, *, dry_run: bool = False) -> Remov
         # Listed again: metadata that another group of the kind needs as well has to stay.
         left = {orphan.key for orphan in survey(ours).orphans}
         _remove(ours, (key for key in removal.keys if key in left))
+        refresh(ours)
     return removal
 
 

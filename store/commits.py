@@ -20,6 +20,9 @@ from store.plan import parquet_bytes, read_parquet
 from store.printable import command
 from store.sealed import sha256
 
+# What a commit says of a video beside its message and how long it took: what a digest covers.
+FACTS = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")
+
 OK, PARTIAL, QUARANTINED = "ok", "partial", "quarantined"
 
 
@@ -76,6 +79,14 @@ def committed_shards(objects: Objects, group: str) -> list[int]:
     """Numbers of the committed shards of a group, ascending."""
     names = objects.scan(f"{COMMITS}/{group}").objects
     return sorted(int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet"))
+
+
+def unfinished_checksums(objects: Objects, group: str) -> list[str]:
+    """Keys of hashes beside which no commit lies: a writer was killed just before it put it or after it removed it, or
+    the commit was lost."""
+    names = objects.scan(f"{COMMITS}/{group}").objects
+    shards = [name.removesuffix(".sha256") for name in names if name.endswith(".sha256")]
+    return [checksum_key(group, int(shard)) for shard in shards if f"{shard}.parquet" not in names]
 
 
 @dataclass(frozen=True)

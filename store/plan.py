@@ -159,7 +159,12 @@ def read_plan(objects: Objects) -> Plan:
         require_no_strangers(objects)
         make = command("extract", "--store", objects.url)
         raise StoreError(f"no feature store at {objects.url}; make one with: {make}")
-    return _read_tables(objects, _supported(objects, facts))
+    try:
+        return _read_tables(objects, _supported(objects, facts))
+    except StoreError:
+        if get_sealed(objects, STORE) == facts:
+            raise
+        return read_plan(objects)  # it was replaced between our looks at the facts and at the tables
 
 
 def require_no_strangers(objects: Objects) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store.commits import Commit, committed_shards, parse_checksums, read_commit
+from store.commits import FACTS, Commit, committed_shards, parse_checksums, read_commit
+from store.derived import refresh
 from store.errors import StoreError, UsageError
 from store.groups import Group, read_groups, write_metadata
 from store.layout import STORE, checksum_key, commit_key, definition_key
@@ -22,9 +23,6 @@ from store.plan import Plan, read_plan, settle_plan
 from store.printable import command
 from store.sealed import get_sealed, seal, settle, sha256
 from store.writer import check_place, create_store
-
-# What a commit says of a video beside how long it took: the columns that a digest covers.
-_FACTS = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ def merge_stores(
         done = iter(range(1, len(missing) + 1))
         progress(0, len(missing))
         each(lambda shard: _bring(shard, ours), missing, done=lambda shard: progress(next(done), len(missing)))
+        refresh(ours)
     return Transfer(tuple(sorted(set(groups) - set(before))), len(missing), len(shards) - len(missing))
 
 
@@ -122,7 +121,7 @@ def _require_same_values(one: _Shard, other: _Shard) -> None:
     a, b = (read_commit(shard.source, shard.group, shard.number) for shard in (one, other))
     if a is None or b is None:  # removed since it was listed
         return
-    if a.objects == b.objects and a.table.select(_FACTS).equals(b.table.select(_FACTS)):
+    if a.objects == b.objects and a.table.select(FACTS).equals(b.table.select(FACTS)):
         return
     raise StoreError(
         f"shard {one.number} of {one.group} holds other values in {one.source.url} than in {other.source.url} "
@@ -132,11 +131,11 @@ def _require_same_values(one: _Shard, other: _Shard) -> None:
 
 
 def _first_difference(a: Commit, b: Commit) -> str:
-    ours, theirs = ({row["slot"]: row for row in commit.table.select(_FACTS).to_pylist()} for commit in (a, b))
+    ours, theirs = ({row["slot"]: row for row in commit.table.select(FACTS).to_pylist()} for commit in (a, b))
     for slot in sorted(ours.keys() | theirs.keys()):
         if slot not in ours or slot not in theirs:
             return f"slot {slot} is in one of them"
-        differing = [name for name in _FACTS if ours[slot][name] != theirs[slot][name]]
+        differing = [name for name in FACTS if ours[slot][name] != theirs[slot][name]]
         if differing:
             name = differing[0]
             return f"{name} of slot {slot} is {ours[slot][name]!r} and {theirs[slot][name]!r}"

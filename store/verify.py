@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from store.commits import PARTIAL, QUARANTINED, Commit, committed_shards, read_commit, remove_commit
+from store.commits import (
+    FACTS,
+    PARTIAL,
+    QUARANTINED,
+    Commit,
+    committed_shards,
+    read_commit,
+    remove_commit,
+    unfinished_checksums,
+)
 from store.errors import StoreError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
 from store.layout import HEARTBEATS, LEASE, MISSING, STORE, VIDEOS, commit_key, definition_key
@@ -44,7 +53,7 @@ class Report:
     partial      committed from a file of which far fewer frames decode than it claims
     quarantined  committed without features
     corrupt      videos that a problem touches
-    leftovers    temporary files of writers that were killed
+    leftovers    what writers that were killed left behind: temporary files, hashes without a commit, rows of packs
     """
 
     digest: str | None
@@ -87,7 +96,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
         quarantined=_count(status, QUARANTINED),
         corrupt=len({slot for problem in problems for slot in problem.slots}),
         problems=tuple(problems),
-        leftovers=(*objects.temporaries(), *(key for key in stray if not stray[key])),
+        leftovers=tuple(_leftovers(objects, groups)),
     )
 
 
@@ -107,7 +116,9 @@ def restore(objects: Objects, report: Report) -> list[Problem]:
             objects.delete(key)
     for key in damaged_reports(objects):  # the next run makes it anew
         objects.delete(key)
-    for leftover in [*objects.temporaries(), *stray_packs(objects, read_groups(objects))]:
+    groups = read_groups(objects)
+    damaged_packs = [key for key, damaged in stray_packs(objects, groups).items() if damaged]
+    for leftover in [*damaged_packs, *_leftovers(objects, groups)]:
         objects.delete(leftover)
     damaged = [problem for problem in report.problems if problem.shard is not None]
     for group, shard in sorted({(p.group, p.shard) for p in damaged if p.shard is not None}):
@@ -129,7 +140,6 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
     add({"dataset": store.dataset_name, "class_names": list(store.class_names), "shard_len": store.plan.shard_len})
     for row in store.videos.select(columns).to_pylist():
         add(row)
-    facts = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")
     for path, group in sorted(store.groups.items()):
         progress(f"digest of {path}")
         add({"group": path, "record": dict(group.modality.record)})
@@ -138,7 +148,7 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
         for shard in commits.objects:
             low, high = np.searchsorted(shards, [shard, shard + 1])
             rows = commits.table.slice(low, high - low)
-            for row in rows.select(facts).to_pylist():
+            for row in rows.select(FACTS).to_pylist():
                 add(row)
             for name in sorted(group.modality.arrays):
                 if group.modality.per_video:
@@ -193,6 +203,13 @@ def _sealed_keys(objects: Objects) -> Iterator[str]:
     yield STORE
     for path in read_groups(objects):
         yield definition_key(path)
+
+
+def _leftovers(objects: Objects, groups: Iterable[str]) -> Iterator[str]:
+    yield from objects.temporaries()
+    yield from (key for key, damaged in stray_packs(objects, groups).items() if not damaged)
+    for group in groups:
+        yield from unfinished_checksums(objects, group)
 
 
 def _lease_keys(objects: Objects) -> Iterator[str]:

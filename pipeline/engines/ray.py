@@ -345,7 +345,9 @@ class RayLane:
 
 def _connect(address: str | None, sizing: Sizing) -> None:
     """Join the cluster at ``address``, or start one of this machine alone."""
-    own: dict[str, Any] = {}
+    # Workers of a running cluster have its environment, not ours, and need what opens a store in a bucket.
+    credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    own: dict[str, Any] = {"runtime_env": {"env_vars": credentials}} if credentials else {}
     if address is None:
         memory = machine_memory()
         object_bytes = sizing.object_bytes(sizing.lanes(cpus(), memory), memory)

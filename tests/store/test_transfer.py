@@ -17,6 +17,7 @@ from s3server import S3Server
 from store import FeatureStore, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED, committed_shards
 from store.groups import read_groups
+from store.layout import QUARANTINE
 from store.lease import WHOLE, hold
 from store.objects import LocalObjects, Objects, open_objects
 from store.plan import Plan, read_plan
@@ -42,8 +43,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def contents(objects: Objects) -> dict[str, bytes | None]:
-    """All that lies in a store but who holds it."""
-    return {key: objects.get(key) for key in objects.list() if "lease" not in key and key != "_tables/lock"}
+    """All that lies in a store but who holds it, and the report, which says where it lies."""
+    return {key: objects.get(key) for key in objects.list() if not key.startswith(("_tables/lease", QUARANTINE))}
 
 
 @pytest.mark.parametrize(("source", "destination"), [("local", "s3"), ("s3", "local"), ("local", "local")])
