@@ -91,7 +91,7 @@ def test_killed_at_a_step_and_run_again(videos: Path, on_disk: Path, url: str, v
     [
         ("500", 29),
         ("cut-after", 31),
-        *(pytest.param(f, 3, marks=pytest.mark.slow) for f in ("500", "cut", "cut-after", "slow")),
+        *(pytest.param(fault, 3, marks=pytest.mark.slow) for fault in ("500", "cut", "cut-after", "slow")),
     ],
 )
 def test_a_service_with_faults(videos: Path, on_disk: Path, url: str, s3: S3Server, fault: str, every: int) -> None:
