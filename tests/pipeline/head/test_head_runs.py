@@ -127,13 +127,22 @@ def test_the_published_head_trains_on_heatmap_embeddings(make_store, tmp_path, o
     assert evaluate_run(result).reproduced
 
 
+def test_of_several_estimators_the_only_one_with_heatmaps_need_not_be_named(make_store, tmp_path):
+    make_store(estimator="plain")
+    made = make_store(heatmap_clip=True)
+    result = train_head(made.open(), head="vilp", out=tmp_path / "run", **FAST)
+    assert result.selection.pose == made.pose.id
+    with pytest.raises(UsageError, match="pose is None, which does not name one group; choose one of"):
+        train_head(made.open(), head="pvcs", out=tmp_path / "other", **FAST)
+
+
 @pytest.mark.parametrize(
     ("head", "options", "message"),
     [
         ("pvcs", {"pose": False}, "vilp-pipe extract --store .* --modality pose"),
         ("fuse", {"tokens": ("value",)}, "'penult'.* --tokens value,penult"),
         ("attn", {"tokens": ()}, "'penult'.* --tokens value,penult"),
-        ("vilp", {}, "'heatmap_clip'.* --modality pose --heatmap joints"),
+        ("vilp", {}, "'heatmap_clip'.* vilp-pipe extract .* --modality"),
     ],
 )
 def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_path, head, options, message):
