@@ -129,10 +129,7 @@ def make_world():
 
 
 class MadeUpStore:
-    """A store of 60 videos of 4 classes (eight videos a source), 2 splits, with CLIP tokens, text and pose.
-
-    Made again in the same place with another ``seed`` or ``estimator`` it has a second CLIP or pose group.
-    """
+    """A store of 60 videos of 4 classes (eight videos a source), 2 splits, with CLIP tokens, text and pose."""
 
     def __init__(
         self,
@@ -153,12 +150,12 @@ class MadeUpStore:
         quarantined_class=None,
         persons=False,
         marked_boxes=None,
-        estimator="made-up",
+        second_clip=False,
+        second_pose=False,
     ):
         self.root, self.rng, self.train_classes = root, np.random.default_rng(seed), train_classes
         self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
         self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
-        self.estimator = estimator
         self.heatmap_clip, self.persons, self.marked_boxes = heatmap_clip, persons, marked_boxes
         self.labels = np.arange(self.videos) % 4
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
@@ -167,7 +164,9 @@ class MadeUpStore:
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
         self.clip = self._clip(tokens)
+        self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
+        self.second_pose = self._pose(estimator="other") if second_pose else None
         with hold(self.objects, Part()) as lease:
             self._write(lease)
 
@@ -200,23 +199,25 @@ class MadeUpStore:
         record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
         return Modality("clip", "tiny", record, arrays)
 
-    def _pose(self):
+    def _pose(self, **record):
         arrays = {
             "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
             "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
         }
-        if self.heatmap_clip:
+        if self.heatmap_clip is True or (self.heatmap_clip == "second" and record):
             dims = ("view", "frame", "dim")
             arrays["heatmap_clip"] = ArraySpec((len(self.views), FRAMES, DIM), "float16", dims)
-        return Modality("pose", self.estimator, {}, arrays)
+        return Modality("pose", "made-up", record, arrays)
 
     def _write(self, lease):
         # A class means the same whatever number it has: ``order`` says which meaning each has.
         classes = self.rng.normal(size=(4, DIM))[self.order]
-        self._text(classes, lease)
-        for modality, make in ((self.clip, self._clip_rows), (self.pose, self._pose_rows)):
+        for modality in (self.clip, self.second_clip, self.pose, self.second_pose):
             if modality is None:
                 continue
+            make = self._clip_rows if modality.kind == "clip" else self._pose_rows
+            if modality.kind == "clip":
+                self._text(modality, classes, lease)
             add_modality(self.objects, self.plan, modality, {}, {})
             for shard in range(self.plan.num_shards):
                 slots = self.plan.slots_of(shard)
@@ -225,12 +226,12 @@ class MadeUpStore:
                     CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
                     for slot, gone in zip(slots, lost, strict=True)
                 ]
-                arrays = make(classes, np.array(slots))
+                arrays = {n: a for n, a in make(classes, np.array(slots)).items() if n in modality.arrays}
                 for array in arrays.values():
                     array[lost] = np.nan
                 write_shard(self.objects, modality, shard, SHARD_LEN, arrays, rows, lease)
 
-    def _text(self, classes, lease):
+    def _text(self, clip, classes, lease):
         kinds = np.tile([START, TEMPLATE, NAME, END, PAD, PAD, PAD], (1, 4, 1)).astype(np.int8)
         words = classes[None, :, None] + self.rng.normal(size=(1, 4, POSITIONS, DIM))
         arrays = {"class_embeddings": classes[None], "word_embeddings": words, "token_kinds": kinds}
@@ -239,8 +240,8 @@ class MadeUpStore:
             for name, a in arrays.items()
         }
         record = {"class_names": list(self.class_names), "templates": ["{}"], "logit_scale": 20.0, "logit_bias": 0.0}
-        text = Modality("text", "plain", record, specs, parent=self.clip.path)
-        add_modality(self.objects, self.plan, self.clip, {}, {})
+        text = Modality("text", "plain", record, specs, parent=clip.path)
+        add_modality(self.objects, self.plan, clip, {}, {})
         add_modality(self.objects, self.plan, text, {}, {})
         write_text_set(self.objects, text, arrays, lease)
 

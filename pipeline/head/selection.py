@@ -97,7 +97,7 @@ def select(
     there = SKELETON_VIEWS if config.inputs == ("skeleton",) else tuple(clip_group.modality.record["views"])
     for view in views or ():
         one_of("views", view, there)
-    pose_group = _pose_group(store, config, pose or _only_fitting(store, config))
+    pose_group = _pose_group(store, config, pose)
     pose_id = pose_group.modality.id if pose_group else None
     texts = find_group(store.groups, "text", text, parent=clip_group.path) if text is not None else None
     return Selection(
@@ -129,23 +129,21 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
             "--pose-weights FILE, or train --head vcs or attn, which need none",
             kind="missing-modality",
         )
-    group = store.group("pose", pose)
-    for array in sorted(arrays - set(group.modality.arrays)):
+    fitting = [group for group in store.groups.values() if arrays <= set(_pose_arrays(group))]
+    # Of several estimators the only one with what the head reads need not be named.
+    group = fitting[0] if pose is None and len(fitting) == 1 else store.group("pose", pose)
+    for array in sorted(arrays - set(_pose_arrays(group))):
         raise MissingError(
             f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
-            f"none; add them with: vilp-pipe extract --store {store.url} --modality {array}; or train --head pvcs or "
-            "fuse, which read keypoints and tokens",
+            f"none; add them with: vilp-pipe extract --store {store.url} --modality pose --heatmap joints, or train "
+            "--head pvcs or fuse, which read keypoints and tokens",
             kind="missing-modality",
         )
     return group
 
 
-def _only_fitting(store: FeatureStore, config: HeadConfig) -> str | None:
-    """Id of the pose group that has what ``config`` reads, where just one does: it need not be named."""
-    wanted = {POSE_ARRAYS[name] for name in config.inputs if name in POSE_ARRAYS}
-    groups = [group.modality for group in store.groups.values() if group.modality.kind == "pose"]
-    fitting = [modality.id for modality in groups if wanted and wanted <= set(modality.arrays)]
-    return fitting[0] if len(fitting) == 1 else None
+def _pose_arrays(group: Group) -> tuple[str, ...]:
+    return tuple(group.modality.arrays) if group.modality.kind == "pose" else ()
 
 
 def load_text(store: FeatureStore, selection: Selection) -> TextSet:

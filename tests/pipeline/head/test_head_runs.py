@@ -128,10 +128,9 @@ def test_the_published_head_trains_on_heatmap_embeddings(make_store, tmp_path, o
 
 
 def test_of_several_estimators_the_only_one_with_heatmaps_need_not_be_named(make_store, tmp_path):
-    make_store(estimator="plain")
-    made = make_store(heatmap_clip=True)
+    made = make_store(second_pose=True, heatmap_clip="second")
     result = train_head(made.open(), head="vilp", out=tmp_path / "run", **FAST)
-    assert result.selection.pose == made.pose.id
+    assert result.selection.pose == made.second_pose.id
     with pytest.raises(UsageError, match="pose is None, which does not name one group; choose one of"):
         train_head(made.open(), head="pvcs", out=tmp_path / "other", **FAST)
 
@@ -142,7 +141,7 @@ def test_of_several_estimators_the_only_one_with_heatmaps_need_not_be_named(make
         ("pvcs", {"pose": False}, "vilp-pipe extract --store .* --modality pose"),
         ("fuse", {"tokens": ("value",)}, "'penult'.* --tokens value,penult"),
         ("attn", {"tokens": ()}, "'penult'.* --tokens value,penult"),
-        ("vilp", {}, "'heatmap_clip'.* vilp-pipe extract .* --modality"),
+        ("vilp", {}, "'heatmap_clip'.* --modality pose --heatmap joints"),
     ],
 )
 def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_path, head, options, message):

@@ -26,9 +26,7 @@ def config_of(made, **options):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_writes_its_answer(make_store, tmp_path, name):
-    made = make_store()
-    if name in ("backbone", "estimators"):
-        make_store(**{"backbone": {"seed": 1, "pose": False}, "estimators": {"estimator": "other"}}[name])
+    made = make_store(second_clip=name == "backbone", second_pose=name == "estimators")
     options = {"clip": made.clip.id} if name != "backbone" else {}
     if name == "transfer":
         other = make_store("other", class_names=("pour", "run", "swim", "talk"), order=(2, 0, 3, 1), dataset="others")
