@@ -204,7 +204,7 @@ class MadeUpStore:
             "keypoints": ArraySpec((POSE_FRAMES, 2, 17, 3), "float32", ("pose_frame", "person", "joint", "xyc")),
             "boxes": ArraySpec((POSE_FRAMES, 2, 5), "float32", ("pose_frame", "person", "box")),
         }
-        if self.heatmap_clip:
+        if self.heatmap_clip is True or (self.heatmap_clip == "second" and record):
             dims = ("view", "frame", "dim")
             arrays["heatmap_clip"] = ArraySpec((len(self.views), FRAMES, DIM), "float16", dims)
         return Modality("pose", "made-up", record, arrays)
@@ -226,7 +226,7 @@ class MadeUpStore:
                     CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
                     for slot, gone in zip(slots, lost, strict=True)
                 ]
-                arrays = make(classes, np.array(slots))
+                arrays = {n: a for n, a in make(classes, np.array(slots)).items() if n in modality.arrays}
                 for array in arrays.values():
                     array[lost] = np.nan
                 write_shard(objects, modality, shard, SHARD_LEN, arrays, rows)

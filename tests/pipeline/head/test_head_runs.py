@@ -127,6 +127,14 @@ def test_the_published_head_trains_on_heatmap_embeddings(make_store, tmp_path, o
     assert evaluate_run(result).reproduced
 
 
+def test_of_several_estimators_the_only_one_with_heatmaps_need_not_be_named(make_store, tmp_path):
+    made = make_store(second_pose=True, heatmap_clip="second")
+    result = train_head(made.open(), head="vilp", out=tmp_path / "run", **FAST)
+    assert result.selection.pose == made.second_pose.id
+    with pytest.raises(UsageError, match="pose is None, which does not name one group; choose one of"):
+        train_head(made.open(), head="pvcs", out=tmp_path / "other", **FAST)
+
+
 @pytest.mark.parametrize(
     ("head", "options", "message"),
     [
