@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +16,7 @@ from stages.pose import mmcv_compat
 from stages.pose.base import COCO_JOINTS
 from stages.pose.checkpoints import RANDOM, find_weights, load_weights
 from stages.seeded import seeded
-from store.errors import UsageError
+from store.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +27,35 @@ R = TypeVar("R")
 
 
 def read_config(name: str) -> Config:
-    """The config file ``name``, or the config of that name that ships inside mmpose or mmdet. Builds no model."""
+    """The config file ``name``, or the config of that name that ships inside mmpose or mmdet. Builds no model.
+
+    Raises ``UsageError`` where there is none, ``MissingError`` where the model needs a package that is not installed.
+    """
     file = Path(name) if name.endswith(".py") else _shipped(name)
     if not file.is_file():
         raise UsageError(f"--pose-config names {name!r}, which is not a file; allowed: a config file or name")
     mmcv_compat.require_packages()
     from mmengine.config import Config
 
-    return Config.fromfile(file)
+    config = Config.fromfile(file)
+    absent = sorted(package for package in _packages(config.model) if importlib.util.find_spec(package) is None)
+    if absent:
+        raise MissingError(
+            f"{name} is built of parts of {', '.join(absent)}, which is not installed; install it, or choose RTMPose, "
+            "HRNet or RTMO",
+            kind="missing-package",
+        )
+    return config
+
+
+def _packages(model: Any) -> set[str]:
+    """Packages that a model's parts are from beside its own (``type='mmpretrain.VisionTransformer'``)."""
+    if isinstance(model, list | tuple):
+        return set().union(*map(_packages, model))
+    if not isinstance(model, dict):
+        return set()
+    scope, dot, _ = str(model.get("type", "")).partition(".")
+    return ({scope} if dot else set()).union(*map(_packages, model.values()))
 
 
 def resolved(model: ConfigDict) -> dict[str, Any]:
@@ -96,10 +118,23 @@ def accelerated(model: Any, width: int, height: int) -> Any:
     for part in ("backbone", "neck"):
         if getattr(fused, part, None) is not None:
             fuse_conv_bn(getattr(fused, part))
-    with torch.inference_mode():
+    with _one_thread(), torch.inference_mode():
         pairs = zip(_tensors(model.extract_feat(probe)), _tensors(fused.extract_feat(probe)), strict=True)
         same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
     return (fused if same else model).to(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One forward pass on several threads would wait for whatever else keeps them busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

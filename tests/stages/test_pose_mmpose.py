@@ -27,6 +27,8 @@ from stages.pose.mmpose_models import read_config
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import MissingError, UsageError
 
+torch.set_num_threads(1)  # mmpose would wait for threads that other tests keep busy
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
 
 DETECTOR, SIMCC, HEATMAP = (
@@ -209,6 +211,50 @@ def test_checkpoints_are_fetched_once_whole_and_checked(no_network: Path, monkey
 def test_unusable_configs_are_named(config: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TopDownEstimator(replace(RANDOM, config=config)).record()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mmpretrain") is not None, reason="mmpretrain is installed")
+def test_a_model_of_parts_that_are_not_installed_is_named() -> None:
+    vit = "td-hm_ViTPose-small_8xb64-210e_coco-256x192"
+    with pytest.raises(MissingError, match=f"{vit} is built of parts of mmpretrain, which is not installed") as caught:
+        TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{vit}")).record()
+    assert caught.value.kind == "missing-package"
+
+
+def test_norms_in_convolutions_change_nothing_and_are_kept_where_they_would() -> None:
+    model = build(SIMCC)
+    torch.manual_seed(0)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 2)
+    picture = torch.rand(1, 3, 256, 192)
+    fused = models.accelerated(model, 192, 256)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.backbone.modules())
+    with torch.inference_mode():
+        (want,), (got,) = model.extract_feat(picture), fused.extract_feat(picture)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+
+    class NormFirst(torch.nn.Module):
+        """Declared as convolution and norm, computed the other way round."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.BatchNorm2d(3)
+            self.norm.running_mean.normal_()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.convolution(self.norm(x))
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = NormFirst().eval()
+
+        def extract_feat(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (self.backbone(x),)
+
+    odd = Model().eval()
+    assert models.accelerated(odd, 32, 32) is odd
 
 
 def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: TopDownEstimator, tmp_path: Path) -> None:

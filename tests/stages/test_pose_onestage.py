@@ -22,6 +22,8 @@ from stages.pose.stage import create_estimator
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import MissingError, UsageError
 
+torch.set_num_threads(1)  # mmpose would wait for threads that other tests keep busy
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
 
 RTMO = "rtmo-t_8xb32-600e_body7-416x416"
