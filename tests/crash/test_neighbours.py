@@ -22,6 +22,7 @@ from runs import TESTS, arguments, digest, first_commit, make_videos, plain_conf
 
 from pipeline.extraction import extract
 from store import FeatureStore, StoreError
+from store.commits import committed_shards, read_commit
 from store.layout import HEARTBEATS, LEASE
 from store.lease import DEAD_AFTER_SECONDS, Part, hold, living
 from store.objects import LocalObjects
@@ -79,8 +80,9 @@ def test_a_dead_holder_is_succeeded_with_a_new_epoch(gate: Path, vilp: Vilp, tmp
     gate_of(gate).unlink()
     assert vilp(*command).code == 0
     assert unseal(LocalObjects(store).get(LEASE) or b"")["epoch"] > epoch
-    opened = FeatureStore.open(store)
-    epochs = {int(c.table.schema.metadata[b"epoch"]) for c in opened.commits(opened.group("pose")).values()}
+    objects, group = LocalObjects(store), FeatureStore.open(store).group("pose").path
+    commits = [read_commit(objects, group, shard) for shard in committed_shards(objects, group)]
+    epochs = {commit.table.schema.metadata[b"epoch"] for commit in commits if commit is not None}
     assert len(epochs) == 2
     assert digest(store) == undisturbed_digest(gate, tmp_path / "undisturbed")
 

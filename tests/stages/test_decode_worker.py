@@ -231,7 +231,7 @@ def test_prints_of_decoders_stay_inside(
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before, others = len(os.listdir("/proc/self/fd")), psutil.Process().children()
     worker = DecodeWorker(POISON)
     worker.setup()
     child = psutil.Process(worker._child.pid)
@@ -241,7 +241,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     worker.close()
     assert not child.is_running()
     assert not second.is_running()
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= set(others)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
