@@ -23,6 +23,7 @@ class Stopped(BaseException):
 def _add_commands() -> None:
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     import cli.benchmark
+    import cli.datasets
     import cli.demo
     import cli.extract
     import cli.head
