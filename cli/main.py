@@ -27,6 +27,7 @@ def _add_commands() -> None:
     import cli.demo
     import cli.extract
     import cli.head
+    import cli.search
     import cli.store  # noqa: F401
 
 

@@ -107,7 +107,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 
 def test_every_command_has_help(run: Run) -> None:
-    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark"):
+    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark", "datasets", "search"):
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert "Usage: vilp-pipe" in outcome.out.replace("\n", " ")
