@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from commands import Run, one_line
+from command_line import Run, one_line
 
 
 def test_list_names_archives_and_licences(run: Run) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import stores
-from commands import Run, one_line
+from command_line import Run, one_line
 
 
 def test_neighbours_as_lines_and_as_json(run: Run, tmp_path: Path) -> None:
