@@ -25,12 +25,14 @@ def _add_commands() -> None:
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     import cli.benchmark
     import cli.care
+    import cli.datasets
     import cli.demo
     import cli.extract
     import cli.head
     import cli.inspect
     import cli.predict
     import cli.report
+    import cli.search
     import cli.store
     import cli.study  # noqa: F401
 

@@ -1,0 +1,99 @@
+"""``vilp-pipe datasets``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout, say
+
+Opt = typer.Option
+
+datasets = typer.Typer(no_args_is_help=True, help="Get the official datasets: list, prepare.")
+app.add_typer(datasets, name="datasets")
+
+
+@datasets.command("list")
+def list_datasets(
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """The datasets that can be prepared: what they are, where they would lie, and what of them is there."""
+    with only_result_on_stdout() as out:
+        from pipeline.datasets import default_root, load_dataset
+        from pipeline.datasets.prepare import RECIPES
+        from store.errors import VilpError
+
+        rows: dict[str, Any] = {}
+        for name, recipe in RECIPES.items():
+            root = default_root(name)
+            try:
+                present = len(load_dataset(name, root).videos)
+            except VilpError:
+                present = 0
+            rows[name] = {
+                "videos": recipe.videos,
+                "classes": recipe.classes,
+                "root": str(root),
+                "present": present,
+                "licence": recipe.licence,
+                "archives": [archive.url for archive in recipe.archives],
+            }
+        if json:
+            out(as_json({"datasets": rows}))
+            return
+        for name, row in rows.items():
+            out(f"{name}: {row['videos']:,} videos, {row['classes']} classes; {row['present']:,} in {row['root']}")
+            out(f"  licence: {row['licence']}")
+            for url in row["archives"]:
+                out(f"  {url}")
+            if row["present"] < row["videos"]:
+                out(f"  vilp-pipe datasets prepare {name} --root {row['root']}")
+
+
+@datasets.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="hmdb51 or ucf101.")],
+    root: Annotated[
+        Path | None, Opt(help="Folder to lay it out in (default: $VILP_DATA/<name>, else data/<name>).")
+    ] = None,
+    archives: Annotated[
+        Path | None, Opt("--from", help="Folder that has the official archives already; nothing is downloaded.")
+    ] = None,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Download, unpack, lay out, count and decode a dataset. Run it again after whatever ended it: it goes on.
+
+    Exit code 1 when a count is not the official one. Videos that do not decode are reported; extract
+    quarantines them.
+
+    \b
+      vilp-pipe datasets prepare hmdb51
+      vilp-pipe datasets prepare ucf101 --root /data/ucf101 --from ~/Downloads
+    """
+    with only_result_on_stdout() as out:
+        from pipeline.datasets import default_root
+        from pipeline.datasets.prepare import RECIPES
+        from pipeline.datasets.prepare import prepare as make
+        from store.errors import one_of
+
+        one_of("dataset", name, tuple(RECIPES))
+        made = make(RECIPES[name], root or default_root(name), archives=archives, progress=make_progress())
+        if json:
+            out(as_json(made.to_dict()))
+        else:
+            splits = ", ".join(f"{train:,}/{test:,}" for train, test in made.splits)
+            out(f"{name}: {made.videos:,} videos, {made.classes} classes, splits {splits} in {made.root}")
+            for line in made.wrong:
+                out(f"incomplete: {line}")
+            for line in made.unreadable:
+                out(f"unreadable: {line}")
+            if not made.wrong:
+                out(f"next: vilp-pipe extract --dataset {name} --root {made.root}")
+    if made.wrong:
+        say(
+            f"error: {name} is not complete; run the same command again, or compare the archives with the official ones"
+        )
+        raise typer.Exit(1)

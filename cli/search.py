@@ -1,0 +1,55 @@
+"""``vilp-pipe search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.app import app
+from cli.console import as_json, only_result_on_stdout, say
+
+Opt = typer.Option
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    like: Annotated[str | None, Opt(help="Instead of a text: the id of a video whose neighbours to find.")] = None,
+    top: Annotated[int, Opt(help="Results to show.")] = 10,
+    by: Annotated[str, Opt(help="video or frame: what is ranked.")] = "video",
+    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
+    html: Annotated[Path | None, Opt(help="Write a page with thumbnails, which needs nothing else.")] = None,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Find videos, or frames, by words or by another video, among the stored CLIP features.
+
+    \b
+      vilp-pipe search --store stores/hmdb51 "a person jumping over a bar"
+      vilp-pipe search --store stores/hmdb51 "a dog" --by frame --top 30 --html dogs.html
+      vilp-pipe search --store stores/hmdb51 --like v_Archery_g01_c01
+    """
+    with only_result_on_stdout() as out:
+        from pipeline.search import search as find
+        from pipeline.search import write_page
+        from pipeline.status import find_store
+        from store.reader import FeatureStore
+
+        opened = FeatureStore.open(find_store(store))
+        found = find(opened, text, like=like, top=top, by=by, clip=clip)
+        if html is not None:
+            write_page(opened, found, html)
+        if json:
+            out(as_json({**found.to_dict(), "html": None if html is None else str(html)}))
+            return
+        for rank, hit in enumerate(found.hits, start=1):
+            out(
+                f"{rank:4} {hit.score:7.4f}  {hit.video_id}  ({hit.class_name}, frame {hit.frame + 1} of "
+                f"{found.frames})"
+            )
+        if html is not None:
+            out(f"page: {html}")
+    if found.warning:
+        say(f"warning: {found.warning}")
