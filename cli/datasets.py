@@ -9,6 +9,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from store.printable import command
 
 Opt = typer.Option
 
@@ -50,7 +51,7 @@ def list_datasets(
             for url in row["archives"]:
                 out(f"  {url}")
             if row["present"] < row["videos"]:
-                out(f"  vilp-pipe datasets prepare {name} --root {row['root']}")
+                out(f"  {command('datasets', 'prepare', name, '--root', str(row['root']))}")
 
 
 @datasets.command()
@@ -91,7 +92,7 @@ def prepare(
             for line in made.unreadable:
                 out(f"unreadable: {line}")
             if not made.wrong:
-                out(f"next: vilp-pipe extract --dataset {name} --root {made.root}")
+                out(f"next: {command('extract', '--dataset', name, '--root', str(made.root))}")
     if made.wrong:
         say(
             f"error: {name} is not complete; run the same command again, or compare the archives with the official ones"

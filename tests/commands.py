@@ -26,6 +26,13 @@ class Outcome:
         assert (len(lines), self.out) == (1, ""), self
         return lines[0]
 
+    @property
+    def error(self) -> str:
+        """The one line that begins with ``error``, where nothing is on standard output."""
+        lines = [line for line in self.err.strip().splitlines() if line.startswith("error")]
+        assert (len(lines), self.out) == (1, ""), self
+        return lines[0]
+
 
 Vilp = Callable[..., Outcome]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import fixture_store
 import pytest
 import stores
-from command_line import Run
+from commands import Vilp
 from fixture_store import CLIP, POSE, TEXT
 
 from store.objects import LocalObjects
 
 
-def test_delete(run: Run, tmp_path: Path) -> None:
+def test_delete(run: Vilp, tmp_path: Path) -> None:
     fixture_store.build(LocalObjects(tmp_path / "stores" / "mine"))
     planned = json.loads(run("delete", "clip/made", "--dry-run", "--json").out)
     assert (planned["dry_run"], planned["groups"], planned["unused_frames"]) == (True, [TEXT.path, CLIP.path], [])
@@ -28,7 +28,7 @@ def test_delete(run: Run, tmp_path: Path) -> None:
     assert f"group is 'clip/made'; this store has: frames/t4-pyav-0b288320, {POSE.path}" in again.err
 
 
-def test_gc(run: Run, tmp_path: Path) -> None:
+def test_gc(run: Vilp, tmp_path: Path) -> None:
     objects = fixture_store.build(LocalObjects(tmp_path / "s"))
     orphan = f"{POSE.path}/boxes/c.2.0.0.0"
     objects.put(orphan, b"x")
@@ -45,7 +45,7 @@ def test_gc(run: Run, tmp_path: Path) -> None:
     assert objects.get(orphan) is None
 
 
-def test_copy_and_merge(run: Run, tmp_path: Path) -> None:
+def test_copy_and_merge(run: Vilp, tmp_path: Path) -> None:
     digest = json.loads(run("verify", "--store", stores.build(tmp_path / "whole").url, "--json").out)["digest"]
     stores.build(tmp_path / "a b", shards=(0, 2))
     stores.build(tmp_path / "c", shards=(1,))
@@ -69,7 +69,7 @@ def test_copy_and_merge(run: Run, tmp_path: Path) -> None:
         (["copy", "s", "gs://bucket/x"], 2, "allowed: a directory, or s3://bucket/prefix"),
     ],
 )
-def test_an_error_is_one_line(run: Run, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+def test_an_error_is_one_line(run: Vilp, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     stores.build(tmp_path / "s", shards=(0,))
     stores.build(tmp_path / "other", shards=(0,), the_plan=stores.plan(9))
     outcome = run(*arguments)

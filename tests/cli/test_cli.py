@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 import stores
-from command_line import Outcome, Run
+from commands import Vilp
 
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def one_line(outcome: Outcome) -> str:
-    lines = outcome.err.strip().splitlines()
-    assert len(lines) == 1, outcome.err
-    assert outcome.out == ""
-    return lines[0]
-
-
-def test_verify_and_status_print_one_object(run: Run, tmp_path: Path) -> None:
+def test_verify_and_status_print_one_object(run: Vilp, tmp_path: Path) -> None:
     stores.build(tmp_path / "stores" / "mine", statuses={2: "quarantined"})
     verified = run("verify", "--json")
     found = json.loads(verified.out)
@@ -35,7 +28,7 @@ def test_verify_and_status_print_one_object(run: Run, tmp_path: Path) -> None:
 
 
 def test_extract_prints_one_object_and_resumes_with_the_store_alone(
-    run: Run, tmp_path: Path, small_videos: Path
+    run: Vilp, tmp_path: Path, small_videos: Path
 ) -> None:
     pose = ["--modality", "pose", "--pose", "plain_pose:PlainEstimator", "--frames", "2", "--pose-frames", "4"]
     first = run(
@@ -48,7 +41,7 @@ def test_extract_prints_one_object_and_resumes_with_the_store_alone(
     # A store is data: code that it names runs only where the command names it too.
     unnamed = run("extract", "--store", "s", "--modality", "pose")
     assert unnamed.code == 2
-    assert "--pose plain_pose:PlainEstimator; where you trust it, give that option yourself" in one_line(unnamed)
+    assert "--pose plain_pose:PlainEstimator; where you trust it, give that option yourself" in unnamed.line
     named = ("--modality", "pose", "--pose", "plain_pose:PlainEstimator")
     second = run("extract", "--store", "s", *named)
     assert second.code == 0, second.err
@@ -58,7 +51,7 @@ def test_extract_prints_one_object_and_resumes_with_the_store_alone(
     assert strict.code == 1
 
 
-def test_a_run_without_a_success_fails(run: Run, tmp_path: Path) -> None:
+def test_a_run_without_a_success_fails(run: Vilp, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "videos" / name).mkdir(parents=True)
         (tmp_path / "videos" / name / "x.mp4").write_text("no video")
@@ -70,7 +63,7 @@ def test_a_run_without_a_success_fails(run: Run, tmp_path: Path) -> None:
     assert "no video succeeded" in outcome.err
 
 
-def test_damage_exits_with_1_and_names_the_repair(run: Run, tmp_path: Path) -> None:
+def test_damage_exits_with_1_and_names_the_repair(run: Vilp, tmp_path: Path) -> None:
     stores.build(tmp_path / "s")
     path = tmp_path / "s" / stores.CLIP.path / "cls" / "c.1.0.0.0"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -97,18 +90,18 @@ def test_damage_exits_with_1_and_names_the_repair(run: Run, tmp_path: Path) -> N
         (["evaluate", "--run", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_an_error_is_one_line(run: Run, arguments: list[str], code: int, words: str) -> None:
+def test_an_error_is_one_line(run: Vilp, arguments: list[str], code: int, words: str) -> None:
     outcome = run(*arguments)
-    assert words in one_line(outcome)
+    assert words in outcome.line
     assert outcome.code == code
 
 
-def test_several_stores_have_to_be_chosen_from(run: Run, tmp_path: Path) -> None:
+def test_several_stores_have_to_be_chosen_from(run: Vilp, tmp_path: Path) -> None:
     for name in ("a", "b"):
         stores.build(tmp_path / "stores" / name, shards=())
     outcome = run("status")
     assert outcome.code == 2
-    assert "stores/a, stores/b" in one_line(outcome)
+    assert "stores/a, stores/b" in outcome.line
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
@@ -118,7 +111,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     assert not {"torch", "ray", "zarr", "pyarrow", "av", "cv2", "matplotlib", "numpy"} & set(done.stdout.split())
 
 
-def test_every_command_has_help(run: Run) -> None:
+def test_every_command_has_help(run: Vilp) -> None:
     for command in (
         "extract",
         "train-head",

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Vilp
 from made_up_heads import MadeUpStore
 
-from cli.main import run as entry_point
 from pipeline.studies import STUDIES
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        lines = [line for line in self.err.strip().splitlines() if line.startswith("error")]
-        assert len(lines) == 1, self.err
-        assert self.out == ""
-        return lines[0]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run a command in this process, in an empty folder, on one thread."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
-        code = 0
-        try:
-            entry_point()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capfd.readouterr()
-        return Outcome(code, out, err)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +28,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(MadeUpStore(tmp_path_factory.mktemp("other") / "others", class_names=names).root)
 
 
-def test_a_run_from_training_to_every_test(run: Run, store: str, other: str) -> None:
+def test_a_run_from_training_to_every_test(run: Vilp, store: str, other: str) -> None:
     made = run(
         *("train-head", "--store", store, "--head", "pvcs+pose", "--split", "all", "--seeds", "2", "--frames", "4"),
         *("--epochs", "2", "--batch-size", "16", "--device", "cpu", "--out", "run", "--pose-in", "values", "--json"),
@@ -88,7 +53,7 @@ def test_a_run_from_training_to_every_test(run: Run, store: str, other: str) -> 
     assert "learnt on made-up, 2 heads" in run("evaluate", "--run", "run", "--store", other, "--device", "cpu").out
 
 
-def test_zero_shot_needs_no_run(run: Run, store: str) -> None:
+def test_zero_shot_needs_no_run(run: Vilp, store: str) -> None:
     found = run("evaluate", "--zero-shot", "--store", store, "--head", "mean", "--frames", "4", "--device", "cpu")
     assert found.code == 0, found.err
     assert "zero-shot on made-up: head mean, untrained" in found.out
@@ -96,7 +61,7 @@ def test_zero_shot_needs_no_run(run: Run, store: str) -> None:
     assert found.out.count("test videos of split") == 2
 
 
-def test_tuning_is_told(run: Run, store: str) -> None:
+def test_tuning_is_told(run: Vilp, store: str) -> None:
     tuned = run(
         *("train-head", "--store", store, "--head", "mean", "--frames", "2", "--epochs", "2", "--device", "cpu"),
         *("--out", "run", "--tune"),
@@ -105,7 +70,7 @@ def test_tuning_is_told(run: Run, store: str) -> None:
     assert "training videos of split 1: " in tuned.out
 
 
-def test_a_study(run: Run, store: str) -> None:
+def test_a_study(run: Vilp, store: str) -> None:
     options = ("--store", store, "--frames", "4", "--seeds", "1", "--epochs", "1", "--device", "cpu")
     said = run("study", "occlusion", *options)
     assert said.code == 0, said.err
@@ -138,7 +103,7 @@ def test_a_study(run: Run, store: str) -> None:
         (("study", "transfer"), "to is not given; name the store of another dataset with --to"),
     ],
 )
-def test_what_is_wrong_is_one_line(run: Run, store: str, arguments: tuple[str, ...], message: str) -> None:
+def test_what_is_wrong_is_one_line(run: Vilp, store: str, arguments: tuple[str, ...], message: str) -> None:
     named = () if "r" in arguments or arguments == ("evaluate",) else ("--store", store)
     outcome = run(*arguments, *named)
     assert outcome.code == 2

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import stores
-from command_line import Run, one_line
+from commands import Vilp
 
 
-def test_neighbours_as_lines_and_as_json(run: Run, tmp_path: Path) -> None:
+def test_neighbours_as_lines_and_as_json(run: Vilp, tmp_path: Path) -> None:
     stores.build(tmp_path / "stores" / "mine")
     found = json.loads(run("search", "--like", "v3", "--top", "4", "--json").out)
     assert len(found["hits"]) == 4
@@ -18,9 +18,9 @@ def test_neighbours_as_lines_and_as_json(run: Run, tmp_path: Path) -> None:
     assert [line.split()[2] for line in lines] == [hit["video_id"] for hit in found["hits"]]
 
 
-def test_errors_are_one_line(run: Run, tmp_path: Path) -> None:
+def test_errors_are_one_line(run: Vilp, tmp_path: Path) -> None:
     stores.build(tmp_path / "stores" / "mine")
     for arguments, words in (([], "give a text"), (["--like", "v99"], "'v99'"), (["a", "--by", "x"], "video, frame")):
         outcome = run("search", *arguments)
         assert outcome.code == 2
-        assert words in one_line(outcome)
+        assert words in outcome.line

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import stores
-from command_line import Outcome, Run
+from commands import Outcome, Vilp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,7 +112,7 @@ def check(outcome: Outcome) -> None:
     assert harmless(outcome.err)
 
 
-def test_a_dataset_with_nasty_names(run: Run, tmp_path: Path) -> None:
+def test_a_dataset_with_nasty_names(run: Vilp, tmp_path: Path) -> None:
     nasty_dataset(tmp_path / "videos")
     store = "my $(touch pwned)  store's"
     extracted = run(
