@@ -1,4 +1,4 @@
-"""Running commands without a process of their own."""
+"""Running commands in this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import Outcome, Run
+from command_line import Outcome, Run
 
 from cli.main import run as entry_point
 

@@ -6,13 +6,52 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import stores
-from commands import Run, one_line
+
+from cli.main import run as entry_point
 
 TESTS = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *arguments])
+        code = 0
+        try:
+            entry_point()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+def one_line(outcome: Outcome) -> str:
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert outcome.out == ""
+    return lines[0]
 
 
 def test_verify_and_status_print_one_object(run: Run, tmp_path: Path) -> None:
@@ -107,7 +146,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 
 def test_every_command_has_help(run: Run) -> None:
-    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark", "datasets", "search"):
+    for command in ("extract", "train-head", "evaluate", "status", "verify", "demo", "benchmark"):
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert "Usage: vilp-pipe" in outcome.out.replace("\n", " ")

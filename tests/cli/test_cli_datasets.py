@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from commands import Run, one_line
+from command_line import Outcome, Run
+
+
+def one_line(outcome: Outcome) -> str:
+    lines = outcome.err.strip().splitlines()
+    assert (len(lines), outcome.out) == (1, ""), outcome
+    return lines[0]
 
 
 def test_list_names_archives_and_licences(run: Run) -> None:

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 
 import stores
-from commands import Run, one_line
+from command_line import Outcome, Run
+
+
+def one_line(outcome: Outcome) -> str:
+    lines = outcome.err.strip().splitlines()
+    assert (len(lines), outcome.out) == (1, ""), outcome
+    return lines[0]
 
 
 def test_neighbours_as_lines_and_as_json(run: Run, tmp_path: Path) -> None:
