@@ -19,14 +19,16 @@ Opt = typer.Option
 @app.command()
 def benchmark(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="decode, clip, pose, extract, head (default: all).")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="decode, clip, pose, extract, head, scale (default: all)."),
     ] = None,
     out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
     videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 24).")] = None,
     quick: Annotated[bool, Opt("--quick", help="Less of everything, once: a look, not a measurement.")] = False,
     json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
-    """Time decoding, CLIP, pose, the whole extraction and head training against plain scripts on the same clips.
+    """Time decoding, CLIP, pose, the whole extraction and head training against plain scripts on the same clips, and
+    see how the engines scale.
 
     \b
       vilp-pipe benchmark

@@ -30,6 +30,7 @@ class BenchmarkConfig:
     train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
     head_frames   T of the head
     epochs        of the head; the plain loop trains for ``plain_epochs`` of them, and its seconds are scaled up
+    units         of the scheduling part, which also runs 4 and 16 times as many
     """
 
     videos: int = 24
@@ -44,6 +45,7 @@ class BenchmarkConfig:
     head_frames: int = 8
     epochs: int = 30
     plain_epochs: int = 1
+    units: int = 1250
 
     def __post_init__(self) -> None:
         if self.videos < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
@@ -66,7 +67,8 @@ class InlineLane:
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded:
         chunk = self._decoder(refs)
-        return Decoded(without_frames(chunk.results), clips_of(chunk.results), chunk.remaining, chunk.retries)
+        outcomes = without_frames(chunk.results)
+        return Decoded(outcomes, outcomes, clips_of(chunk.results), chunk.remaining, chunk.retries)
 
     def encode(self, branch: Branch, decoded: Decoded) -> Future[Encoded]:
         return self._engine.encode(branch, decoded)
@@ -75,8 +77,9 @@ class InlineLane:
         wait_futures(handles)
 
     def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Future[Encoded]]]
+        self, unit: Unit, facts: Sequence[list[DecodeOutcome]], handles: Mapping[str, Sequence[Future[Encoded]]]
     ) -> dict[str, list[CommitRow]]:
+        outcomes = list(itertools.chain(*facts))
         encoded = {path: [future.result() for future in futures] for path, futures in handles.items()}
         return write_unit(self._engine.writer, self._engine.graph, unit, outcomes, encoded)
 

@@ -55,10 +55,11 @@ class WorkerLostError(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded chunk: outcomes without frames, a handle on the clips with frames, and the refs still to decode.
-    ``retries`` are lines that say what was decoded once more, and why."""
+    """A decoded chunk: outcomes without frames, the engine's own handles on these and on the clips with frames, and the
+    refs still to decode. ``retries`` are lines that say what was decoded once more, and why."""
 
     outcomes: Sequence[DecodeOutcome]
+    facts: Any
     clips: Any
     remaining: Sequence[VideoRef]
     retries: Sequence[str] = ()
@@ -77,8 +78,9 @@ class Lane(Protocol):
         """Return when these encodings are done."""
 
     def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Any]]
-    ) -> Mapping[str, list[CommitRow]]: ...
+        self, unit: Unit, facts: Sequence[Any], handles: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, list[CommitRow]]:
+        """Commit a unit: the ``facts`` of its chunks, and the handles of their encodings by branch, in order."""
 
     def cancel(self) -> None:
         """Make a ``decode`` that another thread waits for raise."""
@@ -309,22 +311,23 @@ class _Run:
     def _unit(self, lane: Lane, unit: Unit, retries: list[str]) -> UnitResult | None:
         """Run one unit; ``retries`` grows by what is done again. None when told to stop."""
         began = time.monotonic()
-        outcomes: list[DecodeOutcome] = []
+        finished: list[int] = []
         try:
-            rows = self._attempt(lane, unit, outcomes, retries)
+            rows = self._attempt(lane, unit, finished, retries)
         except WorkerLostError:
-            self.advance(-len(outcomes))
+            self.advance(-sum(finished))
             raise
         return None if rows is None else UnitResult(unit, rows, time.monotonic() - began, tuple(retries))
 
     def _attempt(
-        self, lane: Lane, unit: Unit, outcomes: list[DecodeOutcome], retries: list[str]
+        self, lane: Lane, unit: Unit, finished: list[int], retries: list[str]
     ) -> Mapping[str, list[CommitRow]] | None:
-        """One attempt at a unit. ``outcomes`` grows by each chunk that is through the encoders."""
+        """One attempt at a unit. ``finished`` grows by the videos of each chunk that is through the encoders."""
         branches = [branch for branch in self.graph.branches if branch.modality.path in unit.groups]
         handles: dict[str, list[Any]] = {branch.modality.path: [] for branch in branches}
+        facts: list[Any] = []
         remaining: Sequence[VideoRef] = unit.refs
-        before: tuple[Sequence[DecodeOutcome], list[Any]] = ((), [])
+        before: tuple[int, list[Any]] = (0, [])
         while remaining:
             if self.stop.is_set():
                 return None
@@ -332,24 +335,24 @@ class _Run:
             remaining = decoded.remaining
             retries += decoded.retries
             self.health.judge(decoded.outcomes)
+            facts.append(decoded.facts)
             encodings = []
             if any(outcome.video is not None for outcome in decoded.outcomes):
                 encodings = [lane.encode(branch, decoded) for branch in branches]
                 for branch, handle in zip(branches, encodings, strict=True):
                     handles[branch.modality.path].append(handle)
             # Only now, so that the encoders have the next chunk at hand when they are through with this one.
-            self._finish(lane, *before, outcomes)
-            before = (decoded.outcomes, encodings)
-        self._finish(lane, *before, outcomes)
-        return lane.write(unit, outcomes, handles)
+            self._finish(lane, *before, finished)
+            before = (len(decoded.outcomes), encodings)
+            del decoded  # its frames: the next chunk may need their place
+        self._finish(lane, *before, finished)
+        return lane.write(unit, facts, handles)
 
-    def _finish(
-        self, lane: Lane, chunk: Sequence[DecodeOutcome], handles: Sequence[Any], outcomes: list[DecodeOutcome]
-    ) -> None:
-        """Wait for the encodings of a chunk."""
+    def _finish(self, lane: Lane, videos: int, handles: Sequence[Any], finished: list[int]) -> None:
+        """Wait for the encodings of a chunk of so many videos."""
         lane.wait(handles)
-        outcomes += chunk
-        self.advance(len(chunk))
+        finished.append(videos)
+        self.advance(videos)
 
 
 def _again(task: _Task, retries: Sequence[str], loss: WorkerLostError) -> _Task:

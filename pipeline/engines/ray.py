@@ -12,6 +12,7 @@ call: the lane that waits for it learns of the loss, its unit begins again, and 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -33,8 +34,8 @@ from pipeline.engines.sizing import LANE_CHUNKS, Sizing, cpus, machine_memory
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
-from stages.decode import DecodeOutcome
-from stages.types import Clip, VideoRef
+from stages.decode import DecodedChunk
+from stages.types import VideoRef
 from stages.write import WriteConfig
 from store.commits import CommitRow
 from store.errors import VilpError
@@ -77,19 +78,26 @@ class _Worker:
                 self._stage = stage
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A list or dictionary that travels as one: Ray would pack its elements one by one, which takes longer."""
+
+    value: Any
+
+
 class _Decoder(_Worker):
     """A supervised decoder in an actor. A dead decoding process costs a video, a dead actor the attempt at a unit."""
 
-    def decode(self, refs: Sequence[VideoRef]) -> tuple[Any, list[Clip]]:
-        chunk = self._stage(refs)
-        return (without_frames(chunk.results), chunk.remaining, chunk.retries), clips_of(chunk.results)
+    def decode(self, refs: _Whole) -> tuple[DecodedChunk, _Whole]:
+        chunk = self._stage(refs.value)
+        return dataclasses.replace(chunk, results=without_frames(chunk.results)), _Whole(clips_of(chunk.results))
 
 
 class _Encoder(_Worker):
     """A CLIP or pose stage in an actor."""
 
-    def encode(self, branch: Branch, clips: list[Clip]) -> tuple[Encoded, bool]:
-        return encode(self._stage, branch, clips), True
+    def encode(self, branch: Branch, clips: _Whole) -> tuple[Encoded, bool]:
+        return encode(self._stage, branch, clips.value), True
 
     def call(self, method: str, arguments: Sequence[Any]) -> Any:
         return getattr(self._stage, method)(*arguments)
@@ -98,13 +106,14 @@ class _Encoder(_Worker):
 class _Writer(_Worker):
     """A writer in an actor, beside the features that it reads."""
 
-    def write(
-        self, graph: Graph, unit: Unit, outcomes: Sequence[DecodeOutcome], paths: Sequence[str], *encoded: Encoded
-    ) -> dict[str, list[CommitRow]]:
-        by_path: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in graph.branches}
-        for path, part in zip(paths, encoded, strict=True):
-            by_path[path].append(part)
-        return write_unit(self._stage, graph, unit, outcomes, by_path)
+    def write(self, graph: Graph, unit: Unit, paths: Sequence[str], *parts: Any) -> _Whole:
+        """``parts`` are an encoding for each of ``paths``, then the chunks that were decoded."""
+        encoded: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in graph.branches}
+        for path, part in zip(paths, parts, strict=False):
+            encoded[path].append(part)
+        chunks: Sequence[DecodedChunk] = parts[len(paths) :]
+        outcomes = [outcome for chunk in chunks for outcome in chunk.results]
+        return _Whole(write_unit(self._stage, graph, unit, outcomes, encoded))
 
 
 def _environment(stage: Any) -> dict[str, Any]:
@@ -306,9 +315,9 @@ class RayLane:
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded:
         decoder = self._ready(self._decoder)
-        facts, clips = decoder.handle.decode.options(num_returns=2).remote(list(refs))
-        outcomes, remaining, retries = decoder.get(facts)
-        return Decoded(outcomes, clips, remaining, retries)
+        facts, clips = decoder.handle.decode.options(num_returns=2).remote(_Whole(refs))
+        chunk: DecodedChunk = decoder.get(facts)
+        return Decoded(chunk.results, facts, clips, chunk.remaining, chunk.retries)
 
     def encode(self, branch: Branch, decoded: Decoded) -> _Encoding:
         encoder = self._ready(self._engine.encoder(branch.modality.path, self._node))
@@ -320,12 +329,15 @@ class RayLane:
             handle.encoder.get(handle.done)
 
     def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[_Encoding]]
+        self, unit: Unit, facts: Sequence[Any], handles: Mapping[str, Sequence[_Encoding]]
     ) -> dict[str, list[CommitRow]]:
         writer = self._ready(self._node.writer)
         paths = [path for path, encodings in handles.items() for _ in encodings]
         features = [encoding.features for encodings in handles.values() for encoding in encodings]
-        return writer.get(writer.handle.write.remote(self._engine.graph, unit, list(outcomes), paths, *features))
+        rows: dict[str, list[CommitRow]] = writer.get(
+            writer.handle.write.remote(self._engine.graph, unit, paths, *features, *facts)
+        ).value
+        return rows
 
     def cancel(self) -> None:
         if ray.is_initialized():

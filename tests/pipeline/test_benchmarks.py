@@ -24,6 +24,7 @@ from pipeline.benchmarks.head import trimmed_words
 from pipeline.benchmarks.made_up import make_split, write_files, write_store
 from pipeline.benchmarks.plain import decode_naive
 from pipeline.benchmarks.plain_head import PlainVcs, train
+from pipeline.benchmarks.scale import CPU, WALL, measure
 from pipeline.head.functional import vcs_logits
 from pipeline.head.text import text_side
 from pipeline.progress import Progress
@@ -33,7 +34,7 @@ from store.reader import FeatureStore
 torch.set_num_threads(1)
 
 TINY = BenchmarkConfig(
-    videos=3, clip_videos=2, rounds=2, models=("tiny",), engines=("inline",), train=102, test=51, epochs=2
+    videos=3, clip_videos=2, rounds=2, models=("tiny",), engines=("inline",), train=102, test=51, epochs=2, units=3
 )
 
 
@@ -198,8 +199,23 @@ def test_plain_head_learns(tmp_path: Path) -> None:
     assert torch.nn.functional.cross_entropy(head(frames), labels) < before
 
 
+def test_scale_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["scale"], out=tmp_path, config=TINY, clips=clips)
+    (comparison,) = report.comparisons
+    check(comparison, count=3, rounds=1)
+    assert [row.name for row in comparison.rows] == ["ours, 3 units", "ours, 12 units", "ours, 48 units"]
+    assert all(row.columns[CPU] > 0 and row.columns[WALL] > 0 for row in comparison.rows)
+
+
+@pytest.mark.slow
+def test_scale_part_with_ray() -> None:
+    figures = measure("ray", 5)
+    assert figures["seconds"] > 0
+    assert figures[WALL] == pytest.approx(1000 * figures["seconds"] / 4)  # the first unit is start-up
+
+
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, head"):
+    with pytest.raises(UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, head, scale"):
         run_benchmarks(["sound"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="videos is 0"):
@@ -213,4 +229,4 @@ def test_importing_the_benchmark_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert PARTS == ("decode", "clip", "pose", "extract", "head")
+    assert PARTS == ("decode", "clip", "pose", "extract", "head", "scale")

@@ -80,7 +80,8 @@ class FakeLane:
         self.alive += 1
         self.engine.count(1)
         failures = self.engine.failures
-        return Decoded([outcome(ref, failures.get(ref.slot)) for ref in refs[:2]], list(refs[:2]), list(refs[2:]))
+        outcomes = [outcome(ref, failures.get(ref.slot)) for ref in refs[:2]]
+        return Decoded(outcomes, outcomes, list(refs[:2]), list(refs[2:]))
 
     def encode(self, branch: Any, decoded: Decoded) -> list[int]:
         self.engine.count(0)
@@ -95,8 +96,9 @@ class FakeLane:
                 raise WorkerLostError(f"the encoder was lost, {self.engine.losses} to go")
 
     def write(
-        self, unit: Unit, outcomes: Sequence[DecodeOutcome], handles: Mapping[str, Sequence[Any]]
+        self, unit: Unit, facts: Sequence[list[DecodeOutcome]], handles: Mapping[str, Sequence[Any]]
     ) -> Mapping[str, list[CommitRow]]:
+        outcomes = [outcome for chunk in facts for outcome in chunk]
         encoded = [slot for chunk in handles["clip/x"] for slot in chunk]
         assert encoded == [o.ref.slot for o in outcomes if o.video is not None] or self.engine.failures
         self.engine.count(0)
