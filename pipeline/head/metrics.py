@@ -55,6 +55,7 @@ class Resampling:
         names, group = np.unique(np.concatenate([np.asarray(names) for names in sources]), return_inverse=True)
         self._groups = np.split(group, np.cumsum([len(names) for names in sources])[:-1])
         self._rng = np.random.default_rng(seed)
+        self.num_sources = len(names)
         # How often each draw has each source.
         drawn = self._rng.integers(len(names), size=(draws, len(names))) + len(names) * np.arange(draws)[:, None]
         self._times = np.bincount(drawn.ravel(), minlength=draws * len(names)).reshape(draws, -1).astype(np.float64)
