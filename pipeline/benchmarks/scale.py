@@ -129,17 +129,16 @@ def idle_graph() -> IdleGraph:
 def make_units(graph: Graph, count: int) -> Iterator[Unit]:
     """Units of made-up videos, each made when it is asked for."""
     groups = tuple(graph.modalities())
-    kept: dict[str, frozenset[int]] = {group: frozenset() for group in groups}
     for shard in range(count):
         slots = range(shard * SHARD_LEN, (shard + 1) * SHARD_LEN)
         refs = tuple(VideoRef(slot, f"class/video-{slot}", f"/videos/class/video-{slot}.mp4") for slot in slots)
-        yield Unit(shard, refs, groups, kept=kept)
+        yield Unit.whole(shard, refs, groups)
 
 
 def run_units(engine_name: str, count: int, lanes: int) -> dict[str, float]:
     """Run units in this process, and what that cost it from the first result on."""
     graph = idle_graph()
-    write = WriteConfig("nowhere", SHARD_LEN, Lease(WHOLE, 0, ""))
+    write = WriteConfig("nowhere", SHARD_LEN, Lease(WHOLE.name, 0, ""))
     engine: Any
     if engine_name == "inline":
         from pipeline.engines.inline import InlineEngine
