@@ -199,8 +199,8 @@ def test_plain_head_learns(tmp_path: Path) -> None:
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="benchmark is 'pose'; allowed: decode, clip, extract, head"):
-        run_benchmarks(["pose"], out=tmp_path / "out")
+    with pytest.raises(UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, head"):
+        run_benchmarks(["sound"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="videos is 0"):
         BenchmarkConfig(videos=0)
