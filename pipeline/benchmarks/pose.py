@@ -75,8 +75,10 @@ def _estimator() -> Any:
 
 
 def _inferencer(ours: Any) -> Any:
-    """mmpose's inferencer of the same models, told to keep as many boxes."""
+    """mmpose's inferencer of the same models with the same weights, told to keep as many boxes."""
     from mmpose.apis.inferencers import Pose2DInferencer
+
+    from stages.pose.mmpose_models import build
 
     logging.getLogger("mmengine").setLevel(logging.ERROR)  # it warns of weights that are not there
     device = str(next(ours._pose.parameters()).device)
@@ -86,6 +88,8 @@ def _inferencer(ours: Any) -> Any:
         det_model=ours.detector_config.filename,
         det_cat_ids=[0],
     )
+    for model, config in ((made.model, ours.pose_config), (made.detector.model, ours.detector_config)):
+        model.load_state_dict(build(config, weights="none", flag="", seed=0, device="cpu").state_dict())
     detector = made.detector.model
     detector.test_cfg = detector.bbox_head.test_cfg = ours.detector_config.model.test_cfg
     made.show_progress = made.detector.show_progress = False
@@ -94,7 +98,7 @@ def _inferencer(ours: Any) -> Any:
 
 def _frame_by_frame(inferencer: Any, frames: Sequence[np.ndarray]) -> int:
     """Persons that the inferencer finds in frames uint8 [H, W, 3] (BGR)."""
-    results = inferencer(list(frames), bbox_thr=0.0, nms_thr=1.0)
+    results = inferencer(list(frames), bbox_thr=-1.0, nms_thr=1.0)
     return sum(len(result["predictions"][0]) for result in results)
 
 

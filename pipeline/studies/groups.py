@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,10 @@ from pipeline.head.selection import open_store
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
+from pipeline.studies.seen import compare, look
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
 from store.errors import MissingError
+from store.printable import command
 
 
 def study_backbone(config: StudyConfig, told: Told) -> Report:
@@ -20,7 +24,33 @@ def study_backbone(config: StudyConfig, told: Told) -> Report:
 
 
 def study_estimators(config: StudyConfig, told: Told) -> Report:
-    return _study("estimators", "pose", "pose estimator", config, told)
+    """With what each estimator sees in the videos that all of them have, and how far they agree."""
+    report = _study("estimators", "pose", "pose estimator", config, told)
+    store = open_store(config.store)
+    groups = [store.group("pose", str(row[0])) for row in report.rows]
+    slots = store.usable([store.group("clip", config.clip), *groups])
+    if not slots:
+        raise MissingError(f"no video of {store.url} has poses in all of its groups; finish the extraction")
+    seen = {group.modality.id: look(store, group, slots, clip=config.clip) for group in groups}
+    agreement = {
+        f"{a.modality.id} / {b.modality.id}": compare(store, a, b, slots) for a, b in itertools.combinations(groups, 2)
+    }
+    facts = [
+        (f"{found.detection_rate:.1%}", f"{found.persons:.2f}", f"{1000 * found.frame_seconds:.1f}")
+        for found in seen.values()
+    ]
+    agreeing = "; ".join(f"{pair}: {value:.2f}" for pair, value in agreement.items())
+    return dataclasses.replace(
+        report,
+        sentences=(*report.sentences, f"Agreement of the persons found, by object keypoint similarity: {agreeing}."),
+        columns=(*report.columns, "frames with a person", "persons a frame", "ms a frame"),
+        rows=tuple((*row, *more) for row, more in zip(report.rows, facts, strict=True)),
+        details={
+            **report.details,
+            "seen": {name: dataclasses.asdict(found) for name, found in seen.items()},
+            "agreement": agreement,
+        },
+    )
 
 
 def _study(name: str, kind: str, what: str, config: StudyConfig, told: Told) -> Report:
@@ -75,8 +105,8 @@ def _groups(config: StudyConfig, kind: str, what: str) -> list[str]:
     if len(ids) < 2:
         flag = "--clip MODEL" if kind == "clip" else "--pose BACKEND"
         raise MissingError(
-            f"{store.url} has {len(ids)} {what}s and this study compares several; add one with: vilp-pipe extract "
-            f"--store {store.url} --modality {kind} {flag}",
+            f"{store.url} has {len(ids)} {what}s and this study compares several; add one with: "
+            f"{command('extract', '--store', store.url, '--modality', kind)} {flag}",
             kind="missing-modality",
         )
     return ids
