@@ -66,7 +66,7 @@ def study_tokens(config: StudyConfig, told: Told) -> Report:
         sentences=(
             f"{best} tokens show best where persons are (area {area[best][0]:.3f}; {worst}: {area[worst][0]:.3f}); "
             f"attention pooling over them instead of {worst} gives {difference}.",
-            f"The boxes are the pose estimator's, so the area says how well tokens agree with it; {measured} of {total} "
+            f"The boxes are the pose estimator's, so areas say how well tokens agree with it; {measured} of {total} "
             "test videos have cells both inside and outside of them, and count.",
         ),
         columns=(
