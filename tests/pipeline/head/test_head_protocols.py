@@ -10,8 +10,9 @@ from pipeline.head import HeadConfig, TrainConfig, evaluate_run, few_shot, train
 from pipeline.head import data as head_data
 from pipeline.head.inner import inner_split, tune
 from pipeline.head.plausible import too_good
-from pipeline.head.protocols import half_class_top1
+from pipeline.head.protocols import half_class_top1, retarget
 from pipeline.head.results import SplitSummary
+from pipeline.head.train import new_head, predict
 from store.errors import StoreError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
@@ -50,6 +51,24 @@ def test_a_run_goes_to_another_dataset(make_store, tmp_path, head):
     # What was learnt about words and frames holds for them under any name; offsets of classes would not.
     assert found.everything["top1"] > 0.8
     assert found.splits[0].split == 1
+
+
+def test_what_was_learnt_about_its_own_classes_stays_behind(make_world):
+    world, other = make_world(classes=4, dim=16), make_world(classes=7, dim=16, seed=1)
+    labels = world.labels(8)
+    inputs = world.inputs(labels, frames=world.directions(labels, 3, noise=0.5))
+    head = new_head(HeadConfig(head="vcs"), inputs, world.text)
+    before = predict(retarget(head, other.text), inputs)
+    head = new_head(HeadConfig(head="vcs"), inputs, world.text)
+    with torch.no_grad():
+        head.offsets.add_(1.0)
+        head.adapter.up.bias.add_(0.1)
+    after = predict(retarget(head, other.text), inputs)
+    assert after.shape == (8, 7)
+    assert not torch.equal(after, before)  # the adapter stays
+    with torch.no_grad():
+        head.adapter.up.bias.zero_()
+    assert torch.equal(predict(head, inputs), before)
 
 
 def test_zero_shot_needs_words(make_store, tmp_path):

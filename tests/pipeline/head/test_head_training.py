@@ -1,6 +1,7 @@
 """Heads on made-up features where the right answer is known."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from pipeline.head.attention import AttentionPool
 from pipeline.head.config import HEADS, HeadConfig
 from pipeline.head.data import Batches
-from pipeline.head.functional import vcs_logits
+from pipeline.head.functional import inbatch_loss, vcs_logits
 from pipeline.head.skeleton import skeletons
 from pipeline.head.train import TrainConfig, channel_statistics, dropout_masks, fit, new_head, predict
 from store.errors import UsageError
@@ -111,6 +112,30 @@ def test_alpha_stays_in_its_range(make_world):
     head.constrain()
     assert head.alpha == 1
     assert head.log_scale.exp() <= 100.001
+    joint = new_head(HeadConfig(head="pvcs-joint"), only(all_inputs(world), "pvcs-joint"), world.text)
+    with torch.no_grad():
+        joint.beta.fill_(-1.0)
+    joint.constrain()
+    assert joint.beta == 0
+
+
+def test_interpolation_lies_between_the_untrained_head_and_the_trained_one(make_world):
+    world = make_world(classes=4, dim=32)
+    inputs = only(all_inputs(world), "vcs")
+    start = new_head(HeadConfig(head="vcs", bottleneck=32), inputs, world.text)
+    whole, half = (trained("vcs", inputs, world.text, replace(SHORT, interpolation=share)) for share in (1.0, 0.5))
+    for a, b, between in zip(start.parameters(), whole.parameters(), half.parameters(), strict=True):
+        torch.testing.assert_close(between, (a + b) / 2)
+    assert not torch.equal(start.offsets, whole.offsets)
+
+
+def test_the_published_loss_is_over_the_classes_of_the_batch(make_world):
+    world = make_world(classes=4, dim=32)
+    inputs = only(all_inputs(world), "vcs")
+    config = TrainConfig(epochs=1, batch_size=64, frame_dropout=0, loss="in-batch")
+    head = new_head(HeadConfig(head="vcs"), inputs, world.text)
+    logits = predict(head, inputs)[:, inputs.labels]
+    assert fit(head, inputs, config) == pytest.approx(float(inbatch_loss(logits, inputs.labels)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pvcs", "pvcs-joint", "pose", "fuse", "fuse+pose"])

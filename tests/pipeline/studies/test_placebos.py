@@ -81,6 +81,7 @@ def test_constant_maps_say_nothing_about_a_video(make_store):
     train = make_job(store, "fuse", frames=4, device="cpu").inputs(1, "train")
     tall = train.tensors["presence"].float().mean()
     torch.testing.assert_close(found[UNIFORM].tensors["presence"].float().mean(), tall, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[CENTRE].tensors["presence"].float().mean(), tall, atol=2e-3, rtol=0)
     mean = train.tensors["heatmap"].float().mean((0, 1, 2))
     torch.testing.assert_close(found[MEAN].tensors["heatmap"][0, 0, 0].float(), mean, atol=2e-3, rtol=0)
 
