@@ -74,6 +74,10 @@ def extract(
     decoder: Annotated[
         str | None, Opt(help="pyav, decord or module:function (default: pyav).", rich_help_panel=FEATURES)
     ] = None,
+    decode_seconds: Annotated[
+        float | None,
+        Opt(help="CPU seconds that one video may take to decode (default: 300).", rich_help_panel=RUN),
+    ] = None,
     precision: Annotated[
         str | None, Opt(help="auto, fp32, bf16 or fp16: auto is bf16 where the CPU or GPU has it.", rich_help_panel=RUN)
     ] = None,
@@ -132,6 +136,7 @@ def extract(
         "heatmap": heatmap,
         "modalities": _names(modality),
         "decoder": decoder,
+        "decode_seconds": decode_seconds,
         "precision": precision,
         "device": device,
         "batch_size": batch_size,

@@ -29,6 +29,7 @@ class ExtractConfig:
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
+    decode_seconds  CPU seconds that one video may take to decode, before it is quarantined as decoder-timeout
     limit         only the first videos of the plan, None for all
     """
 
@@ -48,6 +49,7 @@ class ExtractConfig:
     pose_config: str | None = None
     heatmap: str = "none"
     decoder: str = "pyav"
+    decode_seconds: float = 300.0
     engine: str = "ray"
     ray_address: str | None = None
     part: Part = WHOLE
@@ -80,6 +82,8 @@ class ExtractConfig:
             )
         if self.memory is not None and self.memory < 1:
             raise UsageError(f"memory is {self.memory}; allowed: 1 byte or more, such as 2GB")
+        if not self.decode_seconds > 0:
+            raise UsageError(f"decode-seconds is {self.decode_seconds:g}; allowed: more than 0")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:

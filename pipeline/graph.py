@@ -84,7 +84,12 @@ def _stage(config: ClipConfig | PoseConfig) -> Any:
 def make_graph(config: ExtractConfig, root: Path) -> Graph:
     """Resolve a configuration into stages and groups, for videos under ``root``. Raises ``UsageError`` and
     ``MissingError`` for settings and weights that cannot be, before anything is decoded."""
-    decode = DecodeConfig(backend=config.decoder, num_frames=config.decoded_frames, chunk_bytes=config.chunk_bytes)
+    decode = DecodeConfig(
+        backend=config.decoder,
+        num_frames=config.decoded_frames,
+        chunk_bytes=config.chunk_bytes,
+        cpu_deadline_s=config.decode_seconds,
+    )
     branches = []
     if config.wants_clip:
         branches.append(_branch(_clip_config(config), config.frames, decode))

@@ -6,6 +6,7 @@ do it only while the file named in ``$POISON_ONCE`` is not there.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -41,9 +42,8 @@ def decode(path: str, num_frames: int, **_: Any) -> DecodedVideo:
 
 
 def marked(path: str, num_frames: int, **arguments: Any) -> DecodedVideo:
-    """What PyAV decodes, but for files whose name says ``abort``."""
-    if "abort" in Path(path).name:
-        os.abort()
+    """What PyAV decodes, but for files whose name begins with a deed and a space."""
+    _do(Path(path).name.partition(" ")[0], path)
     return decode_video(path, num_frames, **arguments)
 
 
@@ -76,6 +76,10 @@ def _do(deed: str, path: str) -> None:
         case "loop":
             while True:
                 pass
+        case "toil":
+            began = time.process_time()
+            while time.process_time() < began + 1.0:
+                pass
         case "sleep":
             while True:
                 time.sleep(1)
@@ -83,6 +87,11 @@ def _do(deed: str, path: str) -> None:
             hoard = []
             while True:
                 hoard.append(np.ones(1 << 24, np.uint8))
+        case "starve":
+            # In a control group with little memory, as on a machine that runs out of it: the kernel kills the process.
+            if group := os.environ.get("POISON_CGROUP"):
+                Path(group, "cgroup.procs").write_text(str(os.getpid()))
+                _do("eat", path)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "print":
@@ -93,6 +102,8 @@ def _do(deed: str, path: str) -> None:
             raise RetryError(f"{path} was there a moment ago", kind="file-missing")
         case "raise":
             raise ZeroDivisionError("of the decoder's own")
+        case "unplugged":
+            raise OSError(errno.EIO, "Input/output error")
         case "ugly":
             raise ValueError("\x1b]0;owned\x07 \udcff\n" + "second line")
         case "no-room":

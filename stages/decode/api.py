@@ -6,6 +6,7 @@ import math
 import os
 
 from stages.decode.backends import load_backend
+from stages.decode.source import blame_the_disk, open_regular
 from stages.types import DecodedVideo
 from store.errors import UsageError
 
@@ -40,7 +41,9 @@ def decode_video(
     if max_short_side is not None and max_short_side < 1:
         raise UsageError(f"max_short_side is {max_short_side}; allowed: 1 or more pixels, or None for no cap")
     check_interval(start, end)
-    return load_backend(backend)(os.fspath(path), num_frames, start=start, end=end, max_short_side=max_short_side)
+    decode, name = load_backend(backend), os.fspath(path)
+    with open_regular(name) as fd, blame_the_disk(name, fd):
+        return decode(name, num_frames, start=start, end=end, max_short_side=max_short_side)
 
 
 def check_interval(start: float | None, end: float | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from stages.decode import packets
 from stages.decode.pyav_backend import check_frames, open_stream, resized
 from stages.decode.sampling import capped_size, clip_range, sample_indices
-from stages.decode.source import fd_path, open_regular, read_through
+from stages.decode.source import fd_path, open_regular
 from stages.types import DecodedVideo
 from store.errors import VideoError
 
@@ -31,14 +31,7 @@ def decode(
     """See ``decode_video``. Raises ``VideoError`` (decode-failed) for a file that decord does not decode exactly."""
     decord.logging.set_level(decord.logging.FATAL)
     with open_regular(path) as fd:
-        try:
-            video = _decode(path, fd, num_frames, start, end, max_short_side)
-        except VideoError:
-            read_through(path, fd)  # raises where the disk is to blame
-            raise
-        if video.partial:
-            read_through(path, fd)
-        return video
+        return _decode(path, fd, num_frames, start, end, max_short_side)
 
 
 def _decode(

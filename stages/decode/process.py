@@ -165,7 +165,8 @@ class _Watch:
         self._idle = 0.0 if moved else self._idle + gap
         config = self._config
         if used.cpu - self._cpu_at_start > config.cpu_deadline_s:
-            message = f"the decoder took more than {config.cpu_deadline_s:g} seconds of CPU time"
+            seconds = f"{config.cpu_deadline_s:g} seconds of CPU time"
+            message = f"the decoder took more than {seconds}; where the video is long, raise --decode-seconds"
             raise DecodeProcessError("decoder-timeout", message, self.seconds)
         if self._idle > config.deadline_s:
             message = f"no progress for {config.deadline_s:g} seconds, nothing read or computed: the disk may hang"

@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 
 from stages.decode import packets
 from stages.decode.sampling import capped_size, clip_range, display_times, sample_indices
-from stages.decode.source import MAX_PIXELS, fd_path, looks_like_video, open_regular, read_through
+from stages.decode.source import MAX_PIXELS, fd_path, looks_like_video, open_regular
 from stages.types import DecodedVideo
 from store.errors import VideoError
 
@@ -46,14 +46,7 @@ def decode(
 ) -> DecodedVideo:
     """See ``decode_video``."""
     with open_regular(path) as fd:
-        try:
-            video = _decode(path, fd, num_frames, start, end, max_short_side)
-        except VideoError:
-            read_through(path, fd)  # raises where the disk is to blame
-            raise
-        if video.partial:
-            read_through(path, fd)
-        return video
+        return _decode(path, fd, num_frames, start, end, max_short_side)
 
 
 def _decode(
@@ -110,7 +103,7 @@ def open_stream(path: str, fd: int) -> Iterator[tuple[InputContainer, VideoStrea
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, MemoryError):
             raise
-        if looks_like_video(fd):
+        if looks_like_video(path, fd):
             raise VideoError(f"{path!r} begins as a video but cannot be opened: {reason(error)}") from None
         raise VideoError(f"{path!r} is not a video: {reason(error)}", kind="not-a-video") from None
     with container:

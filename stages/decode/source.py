@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from store.errors import RetryError, VideoError
 
@@ -46,7 +46,8 @@ def open_regular(path: str) -> Iterator[int]:
             raise VideoError(f"{path!r} is empty", kind="not-a-video")
         yield fd
     finally:
-        os.close(fd)
+        with suppress(OSError):  # a disk that is gone tells so once more, when all has been read
+            os.close(fd)
 
 
 def fd_path(fd: int) -> str:
@@ -54,25 +55,42 @@ def fd_path(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def read_through(path: str, fd: int) -> tuple[str, int]:
-    """SHA-256 (hex) and size in bytes of the whole file; raises ``RetryError`` (io-error) where it cannot be read.
-
-    Demuxers take a failed read for the end of the file. A file that can be read from end to end is itself to blame for
-    what is wrong with its video.
-    """
+def hash_file(path: str, fd: int) -> tuple[str, int]:
+    """SHA-256 (hex) and size in bytes of the whole file; raises ``RetryError`` (io-error) where it cannot be read."""
     digest, size = hashlib.sha256(), 0
-    try:
-        while block := os.pread(fd, _READ_BYTES, size):
-            digest.update(block)
-            size += len(block)
-    except OSError as error:
-        raise _environment(path, error) from None
+    for block in _blocks(path, fd):
+        digest.update(block)
+        size += len(block)
     return digest.hexdigest(), size
 
 
-def looks_like_video(fd: int) -> bool:
-    """Whether the file begins as one of the common video containers does."""
-    head = os.pread(fd, 16, 0)
+@contextmanager
+def blame_the_disk(path: str, fd: int) -> Iterator[None]:
+    """Raise ``RetryError`` (io-error) after the block, whatever came of it, where the file cannot be read to its end.
+
+    Demuxers take a failed read for the end of the file, and some decode what they have. Only a file that can be read is
+    itself to blame for what is wrong with its video.
+    """
+    try:
+        yield
+    finally:
+        for _ in _blocks(path, fd):
+            pass
+
+
+def _blocks(path: str, fd: int) -> Iterator[bytes]:
+    position = 0
+    try:
+        while block := os.pread(fd, _READ_BYTES, position):
+            yield block
+            position += len(block)
+    except OSError as error:
+        raise _environment(path, error) from None
+
+
+def looks_like_video(path: str, fd: int) -> bool:
+    """Whether the file begins as one of the common video containers does; raises ``RetryError`` (io-error)."""
+    head = next(_blocks(path, fd), b"")
     return (
         (head[:4] == b"RIFF" and head[8:11] == b"AVI")
         or head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")

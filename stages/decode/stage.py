@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.decode.api import decode_video
 from stages.decode.backends import BACKENDS, check_backend, load_backend
-from stages.decode.source import open_regular, read_through
+from stages.decode.source import hash_file, open_regular
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 from store.errors import RetryError, UsageError, VideoError, VilpError
 
@@ -106,7 +106,7 @@ class Decoder:
                 # Hashing reads the file to its end, so that a fault of the disk shows before demuxers take it for the
                 # end of the video.
                 with open_regular(ref.path) as fd:
-                    sha256, num_bytes = read_through(ref.path, fd)
+                    sha256, num_bytes = hash_file(ref.path, fd)
                 if on_hash is not None:
                     on_hash(sha256, num_bytes)
                 video = self._frames(ref)
@@ -149,7 +149,9 @@ def printable(text: str) -> str:
 
 
 def _failure(error: Exception) -> VideoFailure:
-    if not isinstance(error, VilpError):
-        return VideoFailure("decode-failed", printable(f"{type(error).__name__}: {error}"))
-    known = error.kind in VideoError.KINDS + RetryError.KINDS
-    return VideoFailure(error.kind if known else "decode-failed", printable(str(error)))
+    if isinstance(error, VilpError):
+        known = error.kind in VideoError.KINDS + RetryError.KINDS
+        return VideoFailure(error.kind if known else "decode-failed", printable(str(error)))
+    # The system's own errors, not those of a codec library that are derived from them.
+    system = isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
+    return VideoFailure("io-error" if system else "decode-failed", printable(f"{type(error).__name__}: {error}"))

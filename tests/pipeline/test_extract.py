@@ -199,19 +199,6 @@ def test_a_dataset_that_changed_is_refused(small_videos: Path, tmp_path: Path) -
         extract(dataclasses.replace(config, root=str(tmp_path / "other")))
 
 
-def test_a_poisonous_video_costs_only_itself(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """A decoder that aborts the process on one file: its neighbours' bytes are those of a run without it."""
-    config = small_config(small_videos, tmp_path / "s", decoder="poison:marked")
-    root = tmp_path / "videos"
-    shutil.copytree(small_videos, root)
-    (root / "jump & run" / "e.mp4").rename(root / "jump & run" / "e abort.mp4")
-    summary = extract(dataclasses.replace(config, root=str(root)))
-    assert summary.quarantined == {"not-a-video": 1, "decoder-crash": 1}
-    poisoned, clean = FeatureStore.open(tmp_path / "s").load(), FeatureStore.open(undisturbed).load()
-    kept = [clean.video_ids.index(name) for name in poisoned.video_ids]
-    np.testing.assert_array_equal(poisoned["cls"].numpy(), clean["cls"][kept].numpy())
-
-
 @pytest.mark.parametrize(
     "part", ["clip/*/value/c.1.*", "clip/*/text/*/class_embeddings/c.*", "_tables/commits/clip/*/2.parquet"]
 )

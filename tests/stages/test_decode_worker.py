@@ -117,6 +117,18 @@ def test_long_gaps_between_looks_are_not_held_against_the_decoder(monkeypatch: p
         watch.check(1)
 
 
+def test_a_disk_that_gives_a_few_bytes_now_and_then_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = stages.decode.process._Watch(DecodeConfig(deadline_s=60))
+    for look in range(100):
+        usage = stages.decode.process._Usage("D", cpu=1.0, bytes_read=look)
+        monkeypatch.setattr(stages.decode.process, "_usage", lambda pid, usage=usage: usage)
+        watch._idle = 59.99
+        watch.check(1)
+    watch._idle = 60.0
+    with pytest.raises(stages.decode.process.DecodeProcessError, match="nothing read or computed"):
+        watch.check(1)
+
+
 def test_a_process_that_somebody_stopped_is_not_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
 
@@ -139,8 +151,8 @@ def test_a_process_that_somebody_stopped_is_not_to_blame(tmp_path: Path, monkeyp
 
 
 def test_kinds_of_python_errors(worker: DecodeWorker, tmp_path: Path) -> None:
-    chunk = worker(write(tmp_path, ["raise", "missing", "fine"]))
-    assert kinds(chunk) == ["decode-failed", "file-missing", None]
+    chunk = worker(write(tmp_path, ["raise", "missing", "unplugged", "fine"]))
+    assert kinds(chunk) == ["decode-failed", "file-missing", "io-error", None]
     assert chunk.results[0].failure.message == "ZeroDivisionError: of the decoder's own"
 
 
