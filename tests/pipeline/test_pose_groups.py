@@ -11,7 +11,7 @@ from extractions import small_config
 from pipeline.config import ExtractConfig, resolve
 from pipeline.extraction import extract
 from pipeline.status import store_status
-from pipeline.studies.estimators import look
+from pipeline.studies.seen import look
 from store import FeatureStore, UsageError
 from store.objects import LocalObjects
 from store.verify import verify_store
