@@ -58,7 +58,9 @@ def digest(store: Path) -> str:
 
 def condemned(store: Path) -> list[str]:
     found = FeatureStore.open(store)
-    return [row["error_kind"] for row in found.status(found.group("pose")).values() if row["status"] == "quarantined"]
+    return [
+        row["error_kind"] for row in found.status(found.group("pose")).to_pylist() if row["status"] == "quarantined"
+    ]
 
 
 class Midway(Progress):
