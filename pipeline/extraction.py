@@ -66,6 +66,7 @@ def extract(
             warnings += _add_groups(ours, config, graph, plan)
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
+        warnings += Sizing.of(config, graph).warnings
         for warning in warnings:
             progress.warn(warning)
         summary = _summary(objects, plan, graph)

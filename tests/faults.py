@@ -20,6 +20,7 @@ from pipeline.graph import Branch, Graph, make_graph
 from stages.decode import decode_video
 from stages.pose.base import Persons, PoseConfig
 from stages.types import Clip, DecodedVideo
+from store.errors import UsageError
 
 
 def python_path() -> str:
@@ -68,11 +69,15 @@ def on_late_node(path: str, num_frames: int, **arguments: Any) -> DecodedVideo:
 
 
 class Estimator(plain_pose.PlainEstimator):
-    """May die at its second call."""
+    """May refuse to be set up, and may die at its second call."""
 
     def __init__(self, config: PoseConfig) -> None:
         super().__init__(config)
         self.calls = 0
+
+    def setup(self) -> None:
+        if os.environ.get("FAULT") == "setup":
+            raise UsageError("threads is 3; allowed: an even number")
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons]]:
         self.calls += 1

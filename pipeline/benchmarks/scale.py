@@ -147,7 +147,7 @@ def run_units(engine_name: str, count: int, lanes: int) -> dict[str, float]:
     else:
         from pipeline.engines.ray import RayEngine
 
-        engine = RayEngine(graph, write, Sizing(None, 1 << 20, 1 << 20), address=None)
+        engine = RayEngine(graph, write, Sizing(None, 1 << 20, 1 << 10, 1 << 20), address=None)
     done, most = 0, 0
     try:
         for _ in run_lanes(engine, graph, make_units(graph, count), Path.cwd()):

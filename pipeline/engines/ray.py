@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engines.environment import machine_environment, refuse_other
 from pipeline.engines.lanes import Decoded, WorkerLostError
-from pipeline.engines.sizing import LANE_CHUNKS, Sizing, cpus, machine_memory
+from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
@@ -249,7 +249,7 @@ class RayEngine:
         if not resources.get("CPU"):
             return 0
         store = resources.get("object_store_memory", 0)
-        fitting = int(store // (LANE_CHUNKS * self._sizing.chunk_bytes + self._sizing.unit_bytes))
+        fitting = int(store // (self._sizing.lane_bytes + self._sizing.unit_bytes))
         return max(1, min(fitting, self._sizing.lanes(resources["CPU"], resources.get("memory", 0) + store)))
 
     def _start(self, found: Mapping[str, Any]) -> _Node:
@@ -363,7 +363,13 @@ def _connect(address: str | None, sizing: Sizing) -> None:
     if address is None:
         memory = machine_memory()
         object_bytes = sizing.object_bytes(sizing.lanes(cpus(), memory), memory)
-        own = {"num_cpus": cpus(), "object_store_memory": object_bytes, "include_dashboard": False}
+        own = {
+            "num_cpus": cpus(),
+            "object_store_memory": object_bytes,
+            "include_dashboard": False,
+            # Frames that nobody needs any more would stay for a second, in which a fast machine decodes gigabytes.
+            "_system_config": {"free_objects_period_milliseconds": 50},
+        }
     # Ray would print the errors of calls that nobody waits for any more, once another one has ended the run.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)

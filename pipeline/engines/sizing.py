@@ -12,6 +12,8 @@ from pipeline.graph import Graph
 # Chunks of frames that a lane holds at most: one that is being decoded while two are with the encoders, and a video
 # that did not fit into the last chunk.
 LANE_CHUNKS = 4
+# A frame of the usual widest shape, RGB, in bytes a pixel of its short side squared.
+_WIDE_FRAME = 3 * 16 / 9
 # For a small extraction Ray's object store need not be smaller than this.
 _LEAST_OBJECT_BYTES = 1 << 30
 
@@ -22,11 +24,13 @@ class Sizing:
 
     memory       bound in bytes on decoded frames in flight; None: a quarter of the machine's memory
     chunk_bytes  frames that travel together, in bytes; one larger video makes a chunk alone
+    video_bytes  frames of one video, as large as they usually get
     unit_bytes   features of one unit, which are held until they are written
     """
 
     memory: int | None
     chunk_bytes: int
+    video_bytes: int
     unit_bytes: int
 
     @staticmethod
@@ -34,20 +38,38 @@ class Sizing:
         """Chunks as configured, or smaller ones where ``memory`` does not hold those of a single lane."""
         memory = _frames_memory(config.memory, machine_memory())
         features = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
-        chunk_bytes = max(1, min(config.chunk_bytes, memory // LANE_CHUNKS))
-        return Sizing(config.memory, chunk_bytes, config.shard_len * features)
+        decode = graph.decode
+        return Sizing(
+            memory=config.memory,
+            chunk_bytes=max(1, min(config.chunk_bytes, memory // LANE_CHUNKS)),
+            video_bytes=int(decode.num_frames * _WIDE_FRAME * (decode.max_short_side or 0) ** 2),
+            unit_bytes=config.shard_len * features,
+        )
+
+    @property
+    def lane_bytes(self) -> int:
+        """Frames that one lane holds at most."""
+        return LANE_CHUNKS * max(self.chunk_bytes, self.video_bytes)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line where ``memory`` does not even hold what a single lane needs."""
+        if self.memory is None or self.memory >= LANE_CHUNKS * self.video_bytes:
+            return []
+        return [
+            f"memory is {self.memory} bytes, but frames of large videos take up to {LANE_CHUNKS * self.video_bytes} in "
+            "one lane; fewer --frames and --pose-frames take less"
+        ]
 
     def lanes(self, cpus: float, memory: float) -> int:
         """Lanes of a machine with so many CPUs and bytes of memory: two at least, where memory allows, since one leaves
         the encoders idle while it writes."""
-        fitting = _frames_memory(self.memory, memory) // (LANE_CHUNKS * self.chunk_bytes)
-        return max(1, min(max(2, int(cpus) // 2), fitting))
+        return max(1, min(max(2, int(cpus) // 2), _frames_memory(self.memory, memory) // self.lane_bytes))
 
     def object_bytes(self, lanes: int, memory: int) -> int:
         """Size of Ray's object store on a machine of ``memory`` bytes: the frames and the features of all lanes, unless
         that is more than a third of the memory; what does not fit then, Ray spills to the disk."""
-        wanted = lanes * (LANE_CHUNKS * self.chunk_bytes + 2 * self.unit_bytes)
-        return max(_LEAST_OBJECT_BYTES, min(wanted, memory // 3))
+        return max(_LEAST_OBJECT_BYTES, min(lanes * (self.lane_bytes + 2 * self.unit_bytes), memory // 3))
 
 
 def _frames_memory(bound: int | None, machine: float) -> int:

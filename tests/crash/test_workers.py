@@ -16,7 +16,7 @@ from pipeline.config import ExtractConfig
 from pipeline.engines.lanes import UNIT_ATTEMPTS
 from pipeline.extraction import extract
 from pipeline.summary import Summary
-from store import StoreError
+from store import MissingError, StoreError, UsageError
 from store.objects import LocalObjects
 from store.verify import verify_store
 
@@ -121,3 +121,18 @@ def test_what_always_kills_its_worker_ends_the_run(
     mortal.delenv("FAULT")
     extract(config(small_videos, tmp_path / "s", "inline"))
     assert digest(tmp_path / "s") == undisturbed
+
+
+@pytest.mark.slow
+def test_an_error_of_a_setup_arrives_as_it_was_raised(
+    small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "setup")
+    with pytest.raises(UsageError) as error:
+        extract(config(small_videos, tmp_path / "s", "ray"))
+    assert str(error.value) == "threads is 3; allowed: an even number"
+    monkeypatch.delenv("FAULT")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # nowhere on the workers is the decoder's module
+    with pytest.raises(MissingError, match="decoder 'faults:decode' cannot be imported") as missing:
+        extract(config(small_videos, tmp_path / "s", "ray"))
+    assert missing.value.kind == "missing-package"
