@@ -73,7 +73,7 @@ def resident(pid: int) -> Memory:
 def measure(root: Path, store: Path, cpus: int = 2, **settings: Any) -> Memory:
     """Run an extraction and watch its memory: the largest that was seen."""
     settings = {"root": str(root), "store": str(store), "decoder": "heavy:decode", "frames": FRAMES, **settings}
-    settings |= {"shard_len": 8, "tokens": ()}
+    settings |= {"shard_len": 16, "tokens": ()}
     process = subprocess.Popen(
         [sys.executable, "-m", "heavy", json.dumps(settings), str(cpus)],
         env={**os.environ, "PYTHONPATH": faults.python_path()},
