@@ -138,5 +138,6 @@ def test_a_flipped_byte_in_a_bucket_is_named_and_mended(videos: Path, on_disk: P
 
 @pytest.mark.slow
 def test_ray_writes_the_same_into_a_bucket(videos: Path, on_disk: Path, url: str) -> None:
-    extract(plain_config(videos, url, engine="ray"))
+    done = run(*arguments(videos, url, "--engine", "ray"))
+    assert done.returncode == 0, done.stderr
     assert verify_store(open_objects(url)).digest == digest(on_disk)
