@@ -185,7 +185,8 @@ class RayEngine:
         try:
             self._thread.submit(_connect, address, sizing).result()
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray has put its own in front of it
+                # Ray has put its own handler in front, which aborts a process that takes seconds to end.
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             self._gpus = any(_gpus(node) for node in _living().values())
         except BaseException:
             self.close()
