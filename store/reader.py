@@ -352,7 +352,16 @@ class FeatureStore:
                 f"shard {shard} of {group.path} is not extracted yet; run vilp-pipe extract again",
                 kind="missing-modality",
             )
-        return key if key in vouched else None
+        if key in vouched:
+            return key
+        # Only a shard of which no video has features has an array that is all fill: else its line of hashes is damaged.
+        inside = self._slots_with(group, quarantined=False) // self.plan.shard_len == shard
+        if inside.any() or not group.modality.per_video:
+            mend = command("verify", "--store", self.url, "--repair")
+            raise StoreError(
+                f"the hashes of {self._objects.describe(key)} are damaged; run: {mend}", kind="store-corrupt"
+            )
+        return None
 
     @contextlib.contextmanager
     def _damage(self, key: str) -> Iterator[None]:

@@ -208,3 +208,14 @@ def test_a_commit_that_is_gone_shows(real: Path, tmp_path: Path) -> None:
     (left,) = report.leftovers
     assert left.endswith("/0.sha256")
     assert report.committed < verify_store(LocalObjects(real)).committed
+
+
+def test_a_damaged_line_of_hashes_does_not_pass_for_fill(real: Path, tmp_path: Path) -> None:
+    """An array that no line vouches for is one without values only where no video of its shard has any."""
+    root = tmp_path / "s"
+    shutil.copytree(real, root)
+    sums = next(root.glob("_tables/commits/pose/*/0.sha256"))
+    sums.write_bytes(sums.read_bytes().replace(b"/keypoints/", b"/keypoinus/"))
+    with pytest.raises(StoreError, match="hashes of .* are damaged") as error:
+        FeatureStore.open(root).load(arrays=("keypoints",))
+    assert error.value.kind == "store-corrupt"
