@@ -216,6 +216,6 @@ def test_a_damaged_line_of_hashes_does_not_pass_for_fill(real: Path, tmp_path: P
     shutil.copytree(real, root)
     sums = next(root.glob("_tables/commits/pose/*/0.sha256"))
     sums.write_bytes(sums.read_bytes().replace(b"/keypoints/", b"/keypoinus/"))
-    with pytest.raises(StoreError, match="hashes of .* are damaged") as error:
+    with pytest.raises(StoreError, match=r"hashes of .* are damaged") as error:
         FeatureStore.open(root).load(arrays=("keypoints",))
     assert error.value.kind == "store-corrupt"
