@@ -222,7 +222,7 @@ SHARES: dict[Callable[[random.Random, Source], Damaged], int] = {
     flip_header: 140,
     flip_index: 70,
     flip_payload: 140,
-    hole: 46,
+    hole: 45,
     other_extension: 30,
     head_alone: 30,
 }

@@ -29,6 +29,6 @@ class PlainEstimator:
     def _person(self, frame: np.ndarray) -> Persons:
         height, width = frame.shape[:2]
         keypoints = np.ones((1, NUM_JOINTS, 3), np.float32)
-        keypoints[0, :, 0] = frame[0, :NUM_JOINTS, 0] / 255 * width
-        keypoints[0, :, 1] = frame[-1, :NUM_JOINTS, 1] / 255 * height
+        keypoints[0, :, 0] = np.resize(frame[0, :, 0], NUM_JOINTS) / 255 * width
+        keypoints[0, :, 1] = np.resize(frame[-1, :, 1], NUM_JOINTS) / 255 * height
         return Persons(keypoints, np.array([[0, 0, width, height, 1]], np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,7 +126,8 @@ class FileInfo:
 
 
 def scan_videos(root: Path) -> dict[str, FileInfo]:
-    """Video files below ``root`` by relative path, sorted. Hidden files and folders are skipped, links are followed.
+    """Video files below ``root`` by relative path, sorted. Hidden files and folders are skipped, links are followed
+    where they lead somewhere.
 
     One pass, one stat a file; a link to a folder that it lies in is not followed again.
     """
@@ -136,7 +138,7 @@ def scan_videos(root: Path) -> dict[str, FileInfo]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or _leads_nowhere(entry):
                         continue
                     if entry.is_dir():
                         if not (entry.is_symlink() and _contains(entry.path, folder)):
@@ -154,6 +156,18 @@ def file_info(entry: os.DirEntry[str] | Path) -> FileInfo:
     """Size and modification time of a file."""
     status = entry.stat()
     return FileInfo(status.st_size, status.st_mtime_ns)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to nothing, or to itself."""
+    try:
+        if entry.is_symlink():
+            entry.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return True
+        raise
+    return False
 
 
 def _contains(folder: str, path: str) -> bool:

@@ -8,7 +8,10 @@ import os
 from stages.decode.backends import load_backend
 from stages.decode.source import blame_the_disk, open_regular
 from stages.types import DecodedVideo
-from store.errors import UsageError
+from store.errors import UsageError, VideoError
+
+# Encoders scale the short side to a few hundred pixels: a thread of 20000x1 would become gigabytes and end the run.
+MAX_ASPECT = 16
 
 
 def decode_video(
@@ -43,7 +46,14 @@ def decode_video(
     check_interval(start, end)
     decode, name = load_backend(backend), os.fspath(path)
     with open_regular(name) as fd, blame_the_disk(name, fd):
-        return decode(name, num_frames, start=start, end=end, max_short_side=max_short_side)
+        video = decode(name, num_frames, start=start, end=end, max_short_side=max_short_side)
+    sides = sorted((video.width, video.height))
+    if sides[1] > MAX_ASPECT * sides[0]:
+        raise VideoError(
+            f"{name!r} has frames of {video.width}x{video.height} pixels; allowed: sides of a ratio up to {MAX_ASPECT}",
+            kind="too-large",
+        )
+    return video
 
 
 def check_interval(start: float | None, end: float | None) -> None:
