@@ -118,12 +118,13 @@ def read_commit(objects: Objects, group: str, shard: int) -> Commit | None:
         # A writer may have replaced the two between our two looks; what stays as it is is damaged.
         before, seen = seen, objects.get(key)
         if seen == before and objects.get(checksum_key(group, shard)) == sums:
-            mend = command("verify", "--store", objects.url, "--repair")
-            raise StoreError(
-                f"commit {objects.describe(key)} is damaged; run: {mend}",
-                kind="store-corrupt",
-            )
+            raise corrupt(objects, f"commit {objects.describe(key)} is damaged")
     return None
+
+
+def corrupt(objects: Objects, what: str) -> StoreError:
+    """The error for something of a store that is not as it was written, with the command that mends it."""
+    return StoreError(f"{what}; run: {command('verify', '--store', objects.url, '--repair')}", kind="store-corrupt")
 
 
 def checksum_text(hashes: Mapping[str, str]) -> bytes:

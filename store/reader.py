@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from store.commits import QUARANTINED
-from store.errors import MissingError, StoreError, UsageError, one_of
+from store.commits import QUARANTINED, corrupt
+from store.errors import MissingError, UsageError, one_of
 from store.features import Features, TextSet
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
 from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
-from store.printable import command
 from store.quarantine import quarantined
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
@@ -357,10 +356,7 @@ class FeatureStore:
         # Only a shard of which no video has features has an array that is all fill: else its line of hashes is damaged.
         inside = self._slots_with(group, quarantined=False) // self.plan.shard_len == shard
         if inside.any() or not group.modality.per_video:
-            mend = command("verify", "--store", self.url, "--repair")
-            raise StoreError(
-                f"the hashes of {self._objects.describe(key)} are damaged; run: {mend}", kind="store-corrupt"
-            )
+            raise corrupt(self._objects, f"the hashes of {self._objects.describe(key)} are damaged")
         return None
 
     @contextlib.contextmanager
@@ -369,10 +365,7 @@ class FeatureStore:
             yield
         except (DamagedShardError, FileNotFoundError) as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
-            raise StoreError(
-                f"{self._objects.describe(key)} {reason}; run: {command('verify', '--store', self.url, '--repair')}",
-                kind="store-corrupt",
-            ) from error
+            raise corrupt(self._objects, f"{self._objects.describe(key)} {reason}") from error
 
 
 def _length(group: Group, dim: str) -> int:

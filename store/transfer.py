@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store.commits import FACTS, Commit, committed_shards, parse_checksums, read_commit
+from store.commits import FACTS, Commit, committed_shards, corrupt, parse_checksums, read_commit
 from store.derived import refresh
 from store.errors import StoreError, UsageError
 from store.groups import Group, read_groups, write_metadata
@@ -185,11 +185,7 @@ def _bring(shard: _Shard, destination: Objects) -> None:
     for key, digest in hashes.items():
         content = source.get(key)
         if content is None or sha256(content) != digest:
-            raise StoreError(
-                f"{source.describe(key)} is {'missing' if content is None else 'damaged'}; run: "
-                f"{command('verify', '--store', source.url, '--repair')}",
-                kind="store-corrupt",
-            )
+            raise corrupt(source, f"{source.describe(key)} is {'missing' if content is None else 'damaged'}")
         destination.put(key, content, point="array")
     destination.put(checksum_key(group, number), sums, point="checksums")
     destination.put(commit_key(group, number), data, point="commit")

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from store.commits import QUARANTINED, CommitRow, read_commit, remove_commit, write_commit
+from store.commits import QUARANTINED, CommitRow, corrupt, read_commit, remove_commit, write_commit
 from store.errors import StoreError
 from store.groups import Group, add_group, write_metadata
 from store.layout import STORE, array_key
 from store.objects import Objects
 from store.plan import Plan, read_plan, require_no_strangers, write_plan
-from store.printable import command
 from store.schema import Modality
 from store.sealed import get_sealed, sha256
 from store.shards import encode_chunk, encode_shard, read_rows
@@ -109,8 +108,7 @@ def _committed_rows(
         arrays[name] = np.full((len(rows), *spec.shape), spec.fill, dtype=spec.dtype)
         key = array_key(modality.path, name, shard, len(spec.shape) + 1)
         if commit is not None and key not in commit.objects and any(row.status != QUARANTINED for row in rows):
-            mend = command("verify", "--store", objects.url, "--repair")
-            raise StoreError(f"the hashes of {objects.describe(key)} are damaged; run: {mend}", kind="store-corrupt")
+            raise corrupt(objects, f"the hashes of {objects.describe(key)} are damaged")
         if commit is not None and rows and key in commit.objects:
             positions = [row.slot - shard * shard_len for row in rows]
             read_rows(objects.open(key), spec, shard_len, positions, arrays[name])

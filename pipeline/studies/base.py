@@ -115,10 +115,6 @@ def settings_of(config: StudyConfig, job: Job, **more: Any) -> Mapping[str, Any]
     }
 
 
-def sources_of(tests: Sequence[Inputs]) -> list[tuple[str, ...]]:
-    return [test.sources for test in tests]
-
-
 def as_dict(result: Outcomes) -> list[list[float]]:
     """Top-1 by split and seed."""
     return [[float(row.mean()) for row in of_split] for of_split in result]

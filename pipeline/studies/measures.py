@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pipeline.head.selection import Selection
@@ -88,7 +87,3 @@ def terciles(values: np.ndarray) -> np.ndarray:
     order = known[np.argsort(values[known], kind="stable")]
     third[order] = np.arange(len(order)) * 3 // max(1, len(order))
     return third
-
-
-def as_numpy(tensor: Tensor) -> np.ndarray:
-    return np.asarray(torch.as_tensor(tensor).cpu())

@@ -19,9 +19,10 @@ import time
 from typing import Any
 
 from stages.decode.segments import SegmentWriter, SharedMemoryError
-from stages.decode.stage import DecodeConfig, DecodeOutcome, Decoder, printable
+from stages.decode.stage import DecodeConfig, DecodeOutcome, Decoder
 from stages.types import VideoRef
 from store.errors import VilpError
+from store.printable import one_line
 
 _PR_SET_PDEATHSIG = 1
 
@@ -62,7 +63,7 @@ class _Child:
             except SharedMemoryError as error:
                 return self._send(failed=str(error), kind="out-of-memory")
             except MemoryError as error:
-                why = printable(str(getattr(error, "strerror", None) or error))
+                why = one_line(str(getattr(error, "strerror", None) or error))
                 message = f"the decoder asked for more memory than it may have: {why}"
                 return self._send(failed=message, kind="decoder-memory")
             self._send(done=i, offset=begin, next_offset=offset, **_described(outcome))

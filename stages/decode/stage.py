@@ -15,6 +15,7 @@ from stages.decode.backends import BACKENDS, check_backend, load_backend
 from stages.decode.source import hash_file, open_regular
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 from store.errors import RetryError, UsageError, VideoError, VilpError
+from store.printable import one_line
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,10 @@ def _check(video: DecodedVideo, config: DecodeConfig) -> None:
         )
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, with escapes for what a terminal would act on or a table could not store."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
-
-
 def _failure(error: Exception) -> VideoFailure:
     if isinstance(error, VilpError):
         known = error.kind in VideoError.KINDS + RetryError.KINDS
-        return VideoFailure(error.kind if known else "decode-failed", printable(str(error)))
+        return VideoFailure(error.kind if known else "decode-failed", one_line(str(error)))
     # The system's own errors, not those of a codec library that are derived from them.
     system = isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
-    return VideoFailure("io-error" if system else "decode-failed", printable(f"{type(error).__name__}: {error}"))
+    return VideoFailure("io-error" if system else "decode-failed", one_line(f"{type(error).__name__}: {error}"))
