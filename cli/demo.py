@@ -40,18 +40,18 @@ def demo(
 
 
 def _lines(made: Demo) -> list[str]:
-    lines = [f"{'unseen subjects':26} {'top-1':>6}   95% interval"]
+    lines = [f"{'unseen subjects':27} {'top-1':>6}   95% interval"]
     figures = {f"{head}, zero-shot": figure for head, figure in made.zero_shot.items()}
     figures |= {head: (result.top1, result.interval) for head, result in made.results.items()}
     for name, (top1, (low, high)) in figures.items():
-        lines.append(f"{name:26} {top1:6.1%}   {low:.1%} to {high:.1%}")
+        lines.append(f"{name:27} {top1:6.1%}   {low:.1%} to {high:.1%}")
     chance = next(iter(made.results.values())).chance
-    lines += [f"{'chance':26} {chance:6.1%}", ""]
-    lines += [f"{'frame weights':26}  inside   AUC   95% interval    AUC beside another   alone"]
+    lines += [f"{'chance':27} {chance:6.1%}", ""]
+    lines += [f"{'frame weights':27}  inside   AUC   95% interval    AUC beside another   alone"]
     for name, found in made.focus.items():
         low, high = found["all"].interval
         lines.append(
-            f"{name:26} {found['all'].share:7.1%}  {found['all'].area:.2f}   {low:.2f} to {high:.2f}"
+            f"{name:27} {found['all'].share:7.1%}  {found['all'].area:.2f}   {low:.2f} to {high:.2f}"
             f"    {found['distracted'].area:18.2f}   {found['alone'].area:5.2f}"
         )
     lines += [

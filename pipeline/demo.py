@@ -21,6 +21,7 @@ from pipeline.focus import (
     focus,
     read_truth,
     untrained,
+    weights_for_others,
     weights_of,
     weights_of_run,
 )
@@ -38,7 +39,8 @@ from store.reader import FeatureStore
 
 HEADS = ("mean", "vcs", "pvcs", "fuse")
 # Untrained heads, and the share of the tokens under persons in their frames.
-ZERO_SHOT = {"mean": ("mean", 0.0), "vcs": ("vcs", 0.0), "persons' tokens": ("pvcs", 1.0)}
+TOKENS = "persons' tokens"
+ZERO_SHOT = {"mean": ("mean", 0.0), "vcs": ("vcs", 0.0), TOKENS: ("pvcs", 1.0)}
 
 EMBEDDED = (
     "CLIP is the embedded one here, trained on other rendered people and nothing else (stages/clip/stick/README.md): "
@@ -114,12 +116,15 @@ def run_demo(
     for head in HEADS:
         results[head] = train_head(store, head=head, split="all", out=runs / head, progress=epochs)
         lap(f"train {head}")
-    weighed = {
-        f"{name}, zero-shot": weights_of([fresh[name][0]], fresh[name][1]) for name in ("vcs", "persons' tokens")
+    weighed = {name: weights_of_run(results[name], store) for name in ("vcs", "pvcs")}
+    told = {
+        "mean": [equal_weights(weighed["vcs"])],
+        "vcs, words of other classes": weights_for_others(*fresh["vcs"]),
+        "vcs, zero-shot": [weights_of([fresh["vcs"][0]], fresh["vcs"][1])],
+        f"{TOKENS}, zero-shot": [weights_of([fresh[TOKENS][0]], fresh[TOKENS][1])],
+        **{name: [weights] for name, weights in weighed.items()},
     }
-    weighed |= {name: weights_of_run(results[name], store) for name in ("vcs", "pvcs")}
-    weighed = {"mean": equal_weights(weighed["vcs"]), **weighed}
-    found = {name: _focus(weights, store) for name, weights in weighed.items()}
+    found = {name: _focus(weights, store) for name, weights in told.items()}
     lap("frame weights")
     progress.note("study pose: real pose against none and against placebos")
     study = run_study(
@@ -130,7 +135,7 @@ def run_demo(
     lap("study pose")
     pictures = folder / "demo.png", folder / "focus.png"
     inspect_videos(store, [_example(store)], pictures[0], run=results["fuse"].directory)
-    _draw({name: weighed[name] for name in ("vcs", "pvcs")}, store, pictures[1])
+    _draw(weighed, store, pictures[1])
     lap("pictures")
     return Demo(seconds, zero_shot, results, found, study, pictures, store.url)
 
@@ -145,8 +150,8 @@ def _truth(weighed: Weighed, store: FeatureStore) -> Truth:
     return read_truth(store, weighed.video_ids, weighed.weights.shape[1])
 
 
-def _focus(weighed: Weighed, store: FeatureStore) -> dict[str, Focus]:
-    truth = _truth(weighed, store)
+def _focus(weighed: list[Weighed], store: FeatureStore) -> dict[str, Focus]:
+    truth = _truth(weighed[0], store)
     return {
         "all": focus(weighed, truth),
         "distracted": focus(weighed, truth, truth.distracted),

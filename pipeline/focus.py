@@ -126,15 +126,22 @@ def weights_of(heads: Sequence[Head], inputs: Inputs) -> Weighed:
     return Weighed(torch.stack(known).mean(0).numpy(), inputs.video_ids, inputs.sources)
 
 
+def weights_for_others(head: Head, inputs: Inputs) -> list[Weighed]:
+    """The weights for each class but the true one: a control, since some frames may attract the words of any class."""
+    labels, count = inputs.labels.cpu(), int(inputs.labels.max()) + 1
+    return [weights_of([head], replace(inputs, labels=(labels + step) % count)) for step in range(1, count)]
+
+
 def equal_weights(like: Weighed) -> Weighed:
     """The weights of a plain mean of frames."""
     return replace(like, weights=np.full_like(like.weights, 1 / like.weights.shape[1]))
 
 
-def focus(weighed: Weighed, truth: Truth, chosen: np.ndarray | None = None) -> Focus:
-    """Where the weights lie in the videos of ``chosen`` (bool [N], else all) that have something to find."""
+def focus(weighed: Sequence[Weighed], truth: Truth, chosen: np.ndarray | None = None) -> Focus:
+    """Where the weights lie in the videos of ``chosen`` (bool [N], else all) that have something to find. Of several
+    weights for the same videos, the mean of what each finds."""
     rows = np.flatnonzero(truth.telling if chosen is None else truth.telling & chosen)
-    shares = (weighed.weights * truth.inside).sum(1)[rows]
-    areas = np.array([roc_area(weighed.weights[row], truth.inside[row]) for row in rows])
-    interval = clustered_interval(areas, [weighed.sources[row] for row in rows])
-    return Focus(float(shares.mean()), float(areas.mean()), interval, len(rows))
+    shares = np.mean([(found.weights * truth.inside).sum(1)[rows] for found in weighed])
+    areas = np.mean([[roc_area(found.weights[row], truth.inside[row]) for row in rows] for found in weighed], axis=0)
+    interval = clustered_interval(areas, [weighed[0].sources[row] for row in rows])
+    return Focus(float(shares), float(areas.mean()), interval, len(rows))
