@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
@@ -88,6 +88,9 @@ class ExtractConfig:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
             raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        if self.pose not in ESTIMATORS and ":" not in self.pose:
+            near = nearest(self.pose, ESTIMATORS)
+            raise UsageError(f"pose is {self.pose!r}; allowed: {', '.join(ESTIMATORS)} or module:Class{near}")
         one_of("heatmap", self.heatmap, HEATMAPS)
         if self.heatmap != "none" and not self.wants_pose:
             raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")

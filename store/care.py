@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from store.commits import committed_shards, remove_commit
 from store.derived import refresh
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 from store.groups import Group, expected_metadata, read_groups, write_metadata
 from store.layout import (
     COMMITS,
@@ -170,7 +170,7 @@ def _pick(paths: Iterable[str], name: str) -> str:
     fitting = exact or [path for path in paths if name and beginning.fullmatch(path)]
     if not fitting:
         listed = f"this store has: {', '.join(paths)}" if paths else "this store has none"
-        raise MissingError(f"group is {name!r}; {listed}", kind="missing-modality")
+        raise MissingError(f"group is {name!r}; {listed}{nearest(name, paths)}", kind="missing-modality")
     if len(fitting) > 1:
         raise UsageError(f"group is {name!r}, which does not name one group; choose one of: {', '.join(fitting)}")
     return fitting[0]
