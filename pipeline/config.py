@@ -136,6 +136,14 @@ class ExtractConfig:
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def options(self) -> dict[str, Any]:
+        """The settings by option of ``vilp-pipe extract``, for the file that a store keeps of a run: without where the
+        store lies, which share of it a run computes and where, and what only matters where something is there."""
+        about_the_run = ("store", "part", "ray_address", "chunk_bytes", "update", "retry_quarantined", "strict")
+        values = self.recipe() | {"limit": self.limit}
+        values["modality"] = values.pop("modalities")
+        return {name.replace("_", "-"): value for name, value in values.items() if name not in about_the_run}
+
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
         values: dict[str, Any] = {

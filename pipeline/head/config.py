@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.head.functional import WORD_MODES
 from store.errors import UsageError, nearest, one_of
+
+# Words of a class that spot frames: see ``functional.word_mask``.
+WORD_MODES = ("name+eot", "name", "all")
 
 # What each head reads of a batch: frames [B, T, D]; pose_embedding [B, T, D] (of the heatmap image); pooled [B, T, D]
 # and presence [B, T] (tokens under the persons); parts [B, T, J, D] and part_presence [B, T, J] (the same, a body
