@@ -19,12 +19,14 @@ from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
 from pipeline.plan import Changes, Work, compare, make_plan, pending, refresh_files, update_plan
 from pipeline.progress import Progress
+from pipeline.settings import as_toml
 from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.derived import refresh
 from store.errors import StoreError
 from store.groups import read_groups, write_metadata
+from store.kept import keep_config
 from store.layout import COMMITS, STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
@@ -64,6 +66,7 @@ def extract(
         with planning(objects) as ours:
             plan, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
+            keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings

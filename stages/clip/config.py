@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from stages.geometry import VIEWS
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
 
 TOKENS = ("value", "penult")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -53,7 +53,8 @@ class ClipConfig:
             raise UsageError(f"views is empty; give at least one of: {', '.join(VIEWS)}")
         one_of("precision", self.precision, PRECISIONS)
         if not DEVICE.fullmatch(self.device):
-            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+            near = nearest(self.device, ("auto", "cpu", "cuda"))
+            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...{near}")
         for name, number in (
             ("num_frames", self.num_frames),
             ("batch_size", self.batch_size),
