@@ -246,7 +246,7 @@ def _show(summary: Any) -> None:
             ("partial", str(summary.partial)),
             ("quarantined", kinds or "0"),
             *(("", f"{failure['video_id']}: {failure['message']}") for failure in summary.failures[:5]),
-            ("listed but not on disk", str(summary.missing)),
+            ("listed or planned, not on disk", str(summary.missing)),
             ("on disk but in no list", str(summary.unlisted)),
             ("units tried again", str(len(summary.retried_units))),
             *(("", _retried(retry)) for retry in summary.retried_units[:5]),

@@ -37,7 +37,7 @@ def status(
             out(as_json(found))
             return
         out(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
-        out(f"  {found['missing']} listed videos are not on disk, {found['unlisted']} files are in no list")
+        out(f"  {found['missing']} videos of lists or plan are not on disk, {found['unlisted']} files are in no list")
         width = max((len(group["path"]) for group in found["groups"]), default=5)
         out(f"  {'group':{width}}  committed  partial  quarantined     left        MB")
         for group in found["groups"]:
