@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
+from stages.clip.precision import DTYPES, has_amx, resolve_precision
 from stages.clip.preprocess import Preprocess, fixed_batches
 from stages.clip.text import DEFAULT_TEMPLATES, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
@@ -25,8 +26,6 @@ from stages.types import Clip
 from store.errors import UsageError
 from store.features import TextSet
 from store.schema import ArraySpec, Modality
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ClipEncoder:
@@ -50,7 +49,7 @@ class ClipEncoder:
         """Raises ``UsageError`` or ``MissingError`` for what can't be had; loads no weights."""
         self.model = resolve_model(config.model, config.pretrained)
         self.device = _resolve_device(config.device)
-        self.config = dataclasses.replace(config, precision=_resolve_precision(config.precision, self.device))
+        self.config = dataclasses.replace(config, precision=resolve_precision(config.precision, self.device))
         reason = why_no_tokens(self.model.config)
         if config.tokens and reason:
             raise UsageError(
@@ -180,12 +179,6 @@ def map_ahead(
         yield waiting.popleft().result()
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in AMX tiles, about five times faster than fp32; without them bf16 is
-    slower than fp32."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
 def _resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -194,10 +187,3 @@ def _resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
     return device
-
-
-def _resolve_precision(name: str, device: torch.device) -> str:
-    if name != "auto":
-        return name
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_amx()
-    return "bf16" if fast else "fp32"
