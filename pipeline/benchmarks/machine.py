@@ -35,8 +35,9 @@ class Machine:
 def describe_machine() -> Machine:
     import torch
 
+    from stages.batching import has_amx
     from stages.clip.config import ClipConfig
-    from stages.clip.encoder import ClipEncoder, has_amx
+    from stages.clip.encoder import ClipEncoder
 
     cores = len(os.sched_getaffinity(0))
     return Machine(

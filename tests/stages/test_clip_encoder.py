@@ -140,7 +140,7 @@ def test_environment_names_what_may_differ_in_the_last_bits() -> None:
 
 def test_auto_precision_is_resolved_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(encoder_module, "has_amx", lambda amx=amx: amx)
+        monkeypatch.setattr("stages.batching.has_amx", lambda amx=amx: amx)
         encoder = ClipEncoder(dataclasses.replace(TINY, precision="auto"))
         assert encoder.config.precision == encoder.modality().record["precision"] == precision
         assert pickle.loads(pickle.dumps(encoder.config)) == encoder.config
