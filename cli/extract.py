@@ -95,12 +95,30 @@ def extract(
             autocompletion=named("joints", "limbs", "none"),
         ),
     ] = None,
+    video: Annotated[
+        str | None,
+        Opt(
+            help="Embeddings of clips by a video model of torchvision: r2plus1d_18, r3d_18, mc3_18, mvit_v1_b, "
+            "mvit_v2_s, swin3d_t, swin3d_s, swin3d_b or none (default: none).",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None,
+    video_pretrained: Annotated[
+        str | None,
+        Opt(
+            help="Its weights: torchvision's name, a file, or none (random) (default: torchvision's best).",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None,
+    video_clips: Annotated[
+        int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
+    ] = None,
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose (default: both).",
+            help="Compute only these: clip, pose, video (default: all).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose"),
+            autocompletion=with_commas("clip", "pose", "video"),
         ),
     ] = None,
     decoder: Annotated[
@@ -162,6 +180,7 @@ def extract(
       vilp-pipe extract --dataset hmdb51
       vilp-pipe extract --dataset folder --root my-videos --store stores/mine --pose none
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
+      vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
     """
     from pipeline.config import parse_part
 
@@ -181,6 +200,9 @@ def extract(
         "pose_weights": pose_weights,
         "pose_config": pose_config,
         "heatmap": heatmap,
+        "video": video,
+        "video_pretrained": video_pretrained,
+        "video_clips": video_clips,
         "modalities": _names(modality),
         "decoder": decoder,
         "decode_seconds": decode_seconds,

@@ -35,7 +35,7 @@ class Machine:
 def describe_machine() -> Machine:
     import torch
 
-    from stages.clip.precision import has_amx, resolve_precision
+    from stages.precision import has_amx, resolve_precision
 
     cores = len(os.sched_getaffinity(0))
     return Machine(

@@ -25,7 +25,7 @@ class ClipConfig:
     views       see ``stages.geometry``
     tokens      ``value``: patch tokens of the last block's value path, projected to the joint space (MaskCLIP,
                 arXiv 2112.01071); ``penult``: input of the last block, normalised a token
-    precision   ``auto``: bf16 on CUDA and on CPUs that are fast in it (see ``stages.clip.precision``), else fp32
+    precision   ``auto``: bf16 on CUDA and on CPUs that are fast in it (see ``stages.precision``), else fp32
     device      ``auto``: CUDA where there is one
     batch_size  inputs of one forward pass: always exactly so many, the last pass is padded
     threads     batches side by side on a CPU; None: the number of cores this process may use

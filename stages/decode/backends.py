@@ -2,7 +2,7 @@
 
 A backend is a callable ``decode(path, num_frames, *, start, end, max_short_side) -> DecodedVideo`` that raises
 ``VideoError`` for a file that cannot be used and ``RetryError`` where the environment may be at fault. Users name their
-own as ``"module:function"``.
+own as ``"module:function"``. Ours also take ``clips``, a ``ClipSampling`` of which the frames follow the others.
 """
 
 from __future__ import annotations

@@ -10,11 +10,8 @@ confidence 0.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -217,15 +214,3 @@ def weights_file(path: str | None, *, flag: str, what: str) -> Path:
             f"{flag} is {path!r}, which is not a file; put {what} there or name another file", kind="missing-weights"
         )
     return Path(path)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, computed once a process as long as its size and time stay the same."""
-    stat = os.stat(path)
-    return _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.pose import mmcv_compat
 from stages.pose.base import COCO_JOINTS
-from stages.pose.checkpoints import RANDOM, find_weights, load_weights
+from stages.pose.checkpoints import find_weights, load_into
 from stages.seeded import seeded
+from stages.weights import RANDOM
 from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def build(config: Config, *, weights: str | None, flag: str, seed: int, device: 
         # Made for values of 0..255, which trained weights bring down; initial ones would let them overflow.
         next(model.backbone.parameters()).data.div_(255)
     if weights != RANDOM:
-        load_weights(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
+        load_into(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
     return model.to(device).eval()
 
 

@@ -11,7 +11,7 @@ import torch
 import stages.clip.encoder as encoder_module
 from stages.clip.config import ClipConfig
 from stages.clip.encoder import ClipEncoder
-from stages.clip.precision import has_fast_bf16
+from stages.precision import has_fast_bf16
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import UsageError
 from store.schema import Modality
