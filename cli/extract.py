@@ -8,7 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
-from store.errors import UsageError
+from cli.sizes import parse_bytes
 
 Opt = typer.Option
 DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
@@ -143,7 +143,7 @@ def extract(
         "engine": engine,
         "ray_address": ray_address,
         "part": parse_part(part) if part else None,
-        "memory": _bytes(memory) if memory else None,
+        "memory": parse_bytes("memory", memory) if memory else None,
         "shard_len": shard_len,
         "seed": seed,
         "update": update or None,
@@ -174,16 +174,6 @@ def extract(
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _bytes(text: str) -> int:
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        return int(float(number.removesuffix(unit)) * units[unit])
-    except ValueError:
-        raise UsageError(f"memory is {text!r}; allowed: a number of bytes, such as 500MB or 2GB") from None
 
 
 def _show(summary: Any) -> None:

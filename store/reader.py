@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -169,7 +170,7 @@ class FeatureStore:
 
         Videos that are quarantined or not extracted yet are left out: see ``summary``.
         """
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         return self._features(chosen, wanted, frames, view, device)
 
@@ -187,7 +188,7 @@ class FeatureStore:
         device: str = "cpu",
     ) -> Iterator[Features]:
         """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
@@ -205,12 +206,14 @@ class FeatureStore:
         pose: str | None = None,
         view: str | None = None,
     ) -> FeatureDataset:
-        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for."""
+        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for;
+        ``.stream()`` of it is an iterable one that reads shard by shard."""
         from store.torch_dataset import FeatureDataset
 
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
-        return FeatureDataset(wanted, lambda picked: self._features(chosen, picked, frames, view, "cpu"))
+        read = functools.partial(self._features, chosen, frames=frames, view=view, device="cpu")
+        return FeatureDataset(wanted, read, self.plan.shard_len)
 
     def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
         """Class-name embeddings of a CLIP group. Raises ``MissingError`` where they are not extracted yet."""
@@ -245,8 +248,10 @@ class FeatureStore:
         wanted = set(self._select(split, subset)) & set(self.usable(groups))
         return sorted(wanted if slots is None else wanted & set(slots))
 
-    def _arrays(self, arrays: Sequence[str] | None, clip: str | None, pose: str | None) -> dict[str, Group]:
-        """Group of every wanted array by name."""
+    def arrays(
+        self, arrays: Sequence[str] | None = None, clip: str | None = None, pose: str | None = None
+    ) -> dict[str, Group]:
+        """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
         for kind, name in (("clip", clip), ("pose", pose)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
