@@ -138,7 +138,7 @@ class FeatureStore:
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
         for subset in SUBSETS:
-            slots = set(self._select(split, subset))
+            slots = set(self.selected(split, subset))
             counts[subset] = {
                 "planned": len(slots),
                 "usable": len(slots & usable),
@@ -230,7 +230,8 @@ class FeatureStore:
             **arrays,
         )
 
-    def _select(self, split: int | None, subset: str | None) -> list[int]:
+    def selected(self, split: int | None = None, subset: str | None = None) -> list[int]:
+        """Slots of a split, or of its ``train`` or ``test``, or all: with and without features, ascending."""
         slots = self.plan.slots.tolist()
         if split is None:
             if subset is not None:
@@ -245,7 +246,7 @@ class FeatureStore:
     def _wanted(
         self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
     ) -> list[int]:
-        wanted = set(self._select(split, subset)) & set(self.usable(groups))
+        wanted = set(self.selected(split, subset)) & set(self.usable(groups))
         return sorted(wanted if slots is None else wanted & set(slots))
 
     def arrays(
@@ -253,10 +254,12 @@ class FeatureStore:
     ) -> dict[str, Group]:
         """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
+        known: list[str] = []
         for kind, name in (("clip", clip), ("pose", pose)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
-            offered = {array for g in candidates for array in g.modality.arrays}
-            if name is not None or (candidates and (arrays is None or offered & set(arrays))):
+            offered = {array: None for g in candidates for array in g.modality.arrays}
+            known += offered
+            if name is not None or (candidates and (arrays is None or offered.keys() & set(arrays))):
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
         if arrays is None:
@@ -266,7 +269,7 @@ class FeatureStore:
         for array in arrays:
             if array in POSE_ARRAYS and array not in chosen:
                 self.group("pose", pose)  # raises, and names the command that adds it
-            one_of("arrays", array, tuple(chosen))
+            one_of("arrays", array, tuple(chosen) or known)
         return {array: chosen[array] for array in arrays}
 
     def _features(

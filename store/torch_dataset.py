@@ -24,9 +24,9 @@ class FeatureDataset(Dataset[Sample]):
     """
 
     def __init__(self, slots: Sequence[int], read: Read, shard_len: int) -> None:
-        """``read`` gives the features of ascending slots; it travels to workers that are spawned."""
+        """``read`` gives the features of some of the slots, ascending; it travels to workers that are spawned."""
         self.slots = list(slots)
-        self._read = read
+        self.read = read
         self._shard_len = shard_len
 
     def __len__(self) -> int:
@@ -37,13 +37,13 @@ class FeatureDataset(Dataset[Sample]):
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
         wanted = [self.slots[index] for index in indices]
-        features = self._read(sorted(set(wanted)))
+        features = self.read(sorted(set(wanted)))
         rows = {int(slot): row for row, slot in enumerate(features.slots)}
         return [_sample(features, rows[slot]) for slot in wanted]
 
     def stream(self, *, buffer: int = 1024, seed: int = 0) -> FeatureStream:
         """The same videos, each once an epoch, shard by shard: see ``FeatureStream``."""
-        return FeatureStream(self.slots, self._read, self._shard_len, buffer=buffer, seed=seed)
+        return FeatureStream(self.slots, self.read, self._shard_len, buffer=buffer, seed=seed)
 
 
 class FeatureStream(IterableDataset[Sample]):
