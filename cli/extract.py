@@ -8,6 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
+from cli.forecast import forecast_lines
 from cli.sizes import parse_bytes
 
 Opt = typer.Option
@@ -100,7 +101,9 @@ def extract(
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,
-    dry_run: Annotated[bool, Opt("--dry-run", help="Print the plan and stop.", rich_help_panel=RUN)] = False,
+    dry_run: Annotated[
+        bool, Opt("--dry-run", help="Print plan, bytes and time, and stop.", rich_help_panel=RUN)
+    ] = False,
     strict: Annotated[
         bool, Opt("--strict", help="Missing or quarantined videos and another environment fail.", rich_help_panel=RUN)
     ] = False,
@@ -152,13 +155,14 @@ def extract(
     }
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
-        from pipeline.extraction import dry_run as plan_only
         from pipeline.extraction import extract as run
 
         config = resolve(store, {name: value for name, value in given.items() if value is not None})
         if dry_run:
-            forecast = plan_only(config)
-            out(as_json(forecast) if json else "\n".join(f"{name}: {value}" for name, value in forecast.items()))
+            from pipeline.forecast import forecast
+
+            planned = forecast(config)
+            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
             return
         summary = run(config, progress=make_progress())
         if json:

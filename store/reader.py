@@ -254,11 +254,11 @@ class FeatureStore:
     ) -> dict[str, Group]:
         """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
-        known: list[str] = []
+        known: dict[str, None] = {}
         for kind, name in (("clip", clip), ("pose", pose)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
-            offered = {array: None for g in candidates for array in g.modality.arrays}
-            known += offered
+            offered = dict.fromkeys(array for g in candidates for array in g.modality.arrays)
+            known |= offered
             if name is not None or (candidates and (arrays is None or offered.keys() & set(arrays))):
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
@@ -269,7 +269,7 @@ class FeatureStore:
         for array in arrays:
             if array in POSE_ARRAYS and array not in chosen:
                 self.group("pose", pose)  # raises, and names the command that adds it
-            one_of("arrays", array, tuple(chosen) or known)
+            one_of("arrays", array, tuple(chosen or known))
         return {array: chosen[array] for array in arrays}
 
     def _features(
