@@ -83,8 +83,8 @@ def predict(
     split    whose heads to ask, those of all its seeds; the first of the run unless given
     top      how many classes to name
     device   ``auto`` takes a GPU if there is one
-    weights  files in place of those that the store remembers, by setting: ``clip_pretrained``, ``det_weights``,
-             ``pose_weights``, ``pose_config``
+    weights  files in place of those that the store remembers, by setting: ``clip_pretrained``, ``video_pretrained``,
+             ``det_weights``, ``pose_weights``, ``pose_config``
     figure   a PNG with a strip a video, for the first 48 at most of those that did not fail
 
     code     decoders and estimators (``module:name``) that the store names and that may be run
