@@ -254,8 +254,11 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 
 def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    # The default head reads poses.
-    head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
+    kinds = {group.modality.kind: group.modality.id for group in read_groups(objects).values()}
+    # The default head reads CLIP and poses.
+    head = [] if "pose" in kinds else ["--head", "vcs"]
+    if "clip" not in kinds and "video" in kinds:
+        head = ["--head", "mean", "--video", kinds["video"]]
     named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
     return Summary(
         store=objects.url,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SUBSETS = ("train", "test")
 POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
+VIDEO_ARRAYS = ("video_embedding",)
 
 
 class FeatureStore:
@@ -87,7 +88,7 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``) that an id, or its beginning, picks."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
@@ -117,10 +118,11 @@ class FeatureStore:
         commits = self.commits(group)
         return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
-    def fingerprint(self, *, clip: str | None = None, pose: str | None = None) -> str:
-        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets) and, where ``pose`` is given, of
-        that pose group: their ids and the hashes of all committed array shards."""
-        chosen = [self.group("clip", clip)]
+    def fingerprint(self, *, clip: str | None = None, pose: str | None = None, video: str | None = None) -> str:
+        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets), or of a video model's group
+        where ``video`` is given, and of a pose group where ``pose`` is: their ids and the hashes of all committed array
+        shards."""
+        chosen = [self._encoder(clip, video)]
         chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
         if pose is not None:
             chosen.append(self.group("pose", pose))
@@ -130,10 +132,15 @@ class FeatureStore:
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
-    def summary(self, split: int, *, clip: str | None = None, pose: str | None = None) -> dict[str, dict[str, int]]:
+    def _encoder(self, clip: str | None, video: str | None) -> Group:
+        return self.group("clip", clip) if video is None else self.group("video", video)
+
+    def summary(
+        self, split: int, *, clip: str | None = None, pose: str | None = None, video: str | None = None
+    ) -> dict[str, dict[str, int]]:
         """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
-        groups = [self.group("clip", clip)] + ([self.group("pose", pose)] if pose is not None else [])
+        groups = [self._encoder(clip, video)] + ([self.group("pose", pose)] if pose is not None else [])
         usable = set(self.usable(groups))
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
@@ -156,21 +163,23 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Features:
         """Features of a set of videos as whole tensors.
 
         split, subset  number of the split and ``train`` or ``test``; without them all videos
-        arrays         names; by default every array of the CLIP group and, where the store has one, of the pose group
+        arrays         names; by default every array of the CLIP group and, where the store has them, of the pose group
+                       and of the video model's
         frames         T' of the stored T frames, ``floor(i * T / T')``; by default all
         slots          these slots only
-        clip, pose     id of a group, or its beginning, where the store has several
+        clip, pose, video  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
 
         Videos that are quarantined or not extracted yet are left out: see ``summary``.
         """
-        chosen = self.arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         return self._features(chosen, wanted, frames, view, device)
 
@@ -184,11 +193,12 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
         """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
-        chosen = self.arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
@@ -204,13 +214,14 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
     ) -> FeatureDataset:
         """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for;
         ``.stream()`` of it is an iterable one that reads shard by shard."""
         from store.torch_dataset import FeatureDataset
 
-        chosen = self.arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         read = functools.partial(self._features, chosen, frames=frames, view=view, device="cpu")
         return FeatureDataset(wanted, read, self.plan.shard_len)
@@ -250,12 +261,16 @@ class FeatureStore:
         return sorted(wanted if slots is None else wanted & set(slots))
 
     def arrays(
-        self, arrays: Sequence[str] | None = None, clip: str | None = None, pose: str | None = None
+        self,
+        arrays: Sequence[str] | None = None,
+        clip: str | None = None,
+        pose: str | None = None,
+        video: str | None = None,
     ) -> dict[str, Group]:
         """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
         known: dict[str, None] = {}
-        for kind, name in (("clip", clip), ("pose", pose)):
+        for kind, name in (("clip", clip), ("pose", pose), ("video", video)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
             offered = dict.fromkeys(array for g in candidates for array in g.modality.arrays)
             known |= offered
@@ -267,8 +282,11 @@ class FeatureStore:
                 self.group("clip", clip)  # raises, and names the command that adds it
             return chosen
         for array in arrays:
-            if array in POSE_ARRAYS and array not in chosen:
-                self.group("pose", pose)  # raises, and names the command that adds it
+            if array not in chosen:  # these raise, and name the command that adds it
+                if array in POSE_ARRAYS:
+                    self.group("pose", pose)
+                if array in VIDEO_ARRAYS:
+                    self.group("video", video)
             one_of("arrays", array, tuple(chosen or known))
         return {array: chosen[array] for array in arrays}
 

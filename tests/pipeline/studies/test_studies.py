@@ -103,7 +103,7 @@ def test_what_a_study_cannot_work_with_is_said_before_it_starts(make_store, tmp_
         ("pose", {"head": HeadConfig(head="vcs")}, UsageError, "head is 'vcs'"),
         ("transfer", {}, UsageError, "to is not given"),
         ("transfer", {"to": str(made.root)}, UsageError, "has the same classes"),
-        ("backbone", {}, MissingError, "has 1 image encoders .* --modality clip --clip MODEL"),
+        ("backbone", {}, MissingError, "has 1 encoders .* --modality clip --clip MODEL"),
         ("estimators", {}, MissingError, "has 1 pose estimators .* --modality pose --pose BACKEND"),
         ("pose", {"split": 7}, UsageError, "split is 7; allowed: 1, 2, all"),
     ):
