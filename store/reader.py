@@ -137,7 +137,7 @@ class FeatureStore:
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
         for subset in SUBSETS:
-            slots = set(self._select(split, subset))
+            slots = set(self.slots_of(split, subset))
             counts[subset] = {
                 "planned": len(slots),
                 "usable": len(slots & usable),
@@ -227,7 +227,8 @@ class FeatureStore:
             **arrays,
         )
 
-    def _select(self, split: int | None, subset: str | None) -> list[int]:
+    def slots_of(self, split: int | None, subset: str | None) -> list[int]:
+        """Slots of a subset of a split (of both where ``subset`` is None; of all videos where both are), ascending."""
         slots = self.plan.slots.tolist()
         if split is None:
             if subset is not None:
@@ -242,7 +243,7 @@ class FeatureStore:
     def _wanted(
         self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
     ) -> list[int]:
-        wanted = set(self._select(split, subset)) & set(self.usable(groups))
+        wanted = set(self.slots_of(split, subset)) & set(self.usable(groups))
         return sorted(wanted if slots is None else wanted & set(slots))
 
     def _arrays(self, arrays: Sequence[str] | None, clip: str | None, pose: str | None) -> dict[str, Group]:
