@@ -35,7 +35,7 @@ WEIGHTS = {"clip": ("clip_pretrained",), "pose": ("det_weights", "pose_weights",
 
 def recorded_graphs(
     store: FeatureStore,
-    clip: str,
+    clip: str | None,
     pose: str | None,
     *,
     weights: Mapping[str, str | None],

@@ -82,15 +82,15 @@ def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Pa
 
 def matching(run: RunResult, store: FeatureStore) -> Selection:
     """The features that a run's heads read, in ``store``. Raises ``StoreError`` where it has others."""
-    clip = store.group("clip", run.selection.clip)
-    pose = run.selection.pose
+    clip, pose = run.selection.clip, run.selection.pose
+    store.chosen_groups(clip, pose)  # raises where they are not there
     if store.class_names != run.class_names:
         raise StoreError(
             f"the run knows {len(run.class_names)} classes of {run.selection.dataset} and {store.url} has others; "
             "name the store that it was trained from with --store",
             kind="store-mismatch",
         )
-    found = store.fingerprint(clip=clip.modality.id, pose=pose)
+    found = store.fingerprint(clip=clip, pose=pose)
     return replace(run.selection, store=store.url, fingerprint=found)
 
 

@@ -59,9 +59,7 @@ def judge(
 ) -> Judgement:
     """Ask ``heads`` of ``run`` about the videos of a store (of ``slots``, where given) that have features."""
     looked_at: Any = store if slots is None else _Some(store, slots)
-    groups = [store.group("clip", selection.clip)]
-    groups += [store.group("pose", selection.pose)] if selection.pose is not None else []
-    if not looked_at.usable(groups):
+    if not looked_at.usable(store.chosen_groups(selection.clip, selection.pose)):
         return Judgement(np.zeros(0, np.int64), np.zeros((0, len(run.class_names)), np.float32), None)
     with own_cache():
         inputs = load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]

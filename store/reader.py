@@ -116,13 +116,19 @@ class FeatureStore:
         commits = self.commits(group)
         return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
+    def chosen_groups(self, clip: str | None = None, pose: str | None = None) -> list[Group]:
+        """A CLIP group and, where ``pose`` is given, that pose group; the latter alone where the store has no other and
+        ``clip`` is None."""
+        poses = [self.group("pose", pose)] if pose is not None else []
+        alone = poses and clip is None and not any(g.modality.kind == "clip" for g in self._groups.values())
+        return poses if alone else [self.group("clip", clip), *poses]
+
     def fingerprint(self, *, clip: str | None = None, pose: str | None = None) -> str:
         """SHA-256 over what identifies the numbers of a CLIP group (and its text sets) and, where ``pose`` is given, of
         that pose group: their ids and the hashes of all committed array shards."""
-        chosen = [self.group("clip", clip)]
-        chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
-        if pose is not None:
-            chosen.append(self.group("pose", pose))
+        groups = self.chosen_groups(clip, pose)
+        texts = [g for g in self._groups.values() if g.modality.parent == groups[0].path]
+        chosen = [groups[0], *texts, *groups[1:]]
         parts = {
             g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
             for g in chosen
@@ -132,7 +138,7 @@ class FeatureStore:
     def summary(self, split: int, *, clip: str | None = None, pose: str | None = None) -> dict[str, dict[str, int]]:
         """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
-        groups = [self.group("clip", clip)] + ([self.group("pose", pose)] if pose is not None else [])
+        groups = self.chosen_groups(clip, pose)
         usable = set(self.usable(groups))
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}

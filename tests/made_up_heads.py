@@ -137,6 +137,7 @@ class MadeUpStore:
         *,
         seed=0,
         dataset="made-up",
+        clip=True,
         tokens=("value", "penult"),
         pose=True,
         heatmap_clip=False,
@@ -163,7 +164,7 @@ class MadeUpStore:
         self.others = (self.labels + self.rng.integers(1, 4, size=self.videos)) % 4
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
-        self.clip = self._clip(tokens)
+        self.clip = self._clip(tokens) if clip else None
         self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
         self.second_pose = self._pose(estimator="other") if second_pose else None

@@ -158,7 +158,7 @@ def load_inputs(
     """
     derived = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
     direct = {name: _array(name, config) for name in config.inputs if name not in derived}
-    stored = stored_frames(store.group("clip", selection.clip))
+    stored = stored_frames(store.group("clip", selection.clip)) if selection.clip else selection.frames
     count = stored if every_frame else selection.frames
     usable = set(usable_slots(store, selection))
     features = store.load(
@@ -207,6 +207,8 @@ def _array(name: str, config: HeadConfig) -> str:
 
 def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors read with all stored views, in the selection's views; the others have those already."""
+    if selection.clip is None:
+        return tensors
     stored = list(store.group("clip", selection.clip).modality.record["views"])
     if list(selection.views) == stored:
         return tensors

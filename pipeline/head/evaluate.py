@@ -22,7 +22,7 @@ from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
 from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
 from pipeline.head.stack import together_pays
-from pipeline.head.text import TextSide, text_side
+from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
 from store.errors import MissingError, StoreError, UsageError, nearest, one_of
 from store.reader import FeatureStore
@@ -77,7 +77,7 @@ def make_job(
             f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
         )
     selection = select(opened, config, frames=frames, clip=clip, pose=pose, text=text)
-    return Job(opened, config, selection, text_side(load_text(opened, selection), config.word_mode), where)
+    return Job(opened, config, selection, load_text(opened, selection, config.word_mode), where)
 
 
 def train_head(
@@ -301,7 +301,7 @@ def matching_selection(
     With ``other_videos`` the store is one of another dataset, so its numbers differ."""
     wanted = run.selection
     clips = [group.modality.id for group in store.groups.values() if group.modality.kind == "clip"]
-    if wanted.clip not in clips and not allow_mismatch:
+    if wanted.clip is not None and wanted.clip not in clips and not allow_mismatch:
         raise StoreError(
             f"the run was trained on features of {wanted.clip} and {store.url} has {', '.join(clips) or 'none'}; "
             "evaluate on the store it was trained from, or train again",

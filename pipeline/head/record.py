@@ -50,7 +50,7 @@ def make_result(
                 kind="store-mismatch",
             )
     summaries = summarise(predictions)
-    record = store.group("clip", selection.clip).modality.record
+    record = selections.clip_record(store, selection)
     trained = training.epochs > 0
     complete, notes = completeness(store, coverage)
     notes = [*warnings, *notes]

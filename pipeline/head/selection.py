@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.head.config import HeadConfig
+from pipeline.head.text import TextSide, no_text, text_side
 from store.errors import MissingError, StoreError, UsageError, one_of
-from store.features import TextSet
 from store.groups import Group, find_group
 from store.printable import command
 from store.reader import FeatureStore
@@ -45,11 +45,14 @@ SKELETON_VIEWS = ("center", "flip")
 
 @dataclass(frozen=True)
 class Selection:
-    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers."""
+    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers.
+
+    ``clip`` is None where the head reads skeletons alone and the store has nothing else.
+    """
 
     store: str
     dataset: str
-    clip: str
+    clip: str | None
     pose: str | None
     frames: int
     views: tuple[str, ...]
@@ -83,34 +86,44 @@ def select(
     Raises ``MissingError`` where the store lacks a modality, with the command that adds it, and ``UsageError`` where T'
     exceeds what is stored or a view is not stored.
     """
-    clip_group = store.group("clip", clip)
+    clip_group = None
+    if clip is not None or needs_clip(config) or any(g.modality.kind == "clip" for g in store.groups.values()):
+        clip_group = store.group("clip", clip)
     for name in config.inputs:
         array = config.tokens if name == "tokens" else CLIP_ARRAYS.get(name)
-        if array and array not in clip_group.modality.arrays:
+        if clip_group and array and array not in clip_group.modality.arrays:
             raise MissingError(
                 f"head {config.head!r} reads {array!r} tokens and {clip_group.modality.id} has none; add them with: "
                 + command("extract", "--store", store.url, "--modality", "clip", "--tokens", "value,penult"),
                 kind="missing-modality",
             )
-    stored = stored_frames(clip_group)
+    stored = stored_frames(clip_group) if clip_group else frames
     if not 1 <= frames <= stored:
         raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that {store.url} holds a video")
-    there = SKELETON_VIEWS if config.inputs == ("skeleton",) else tuple(clip_group.modality.record["views"])
+    there = SKELETON_VIEWS
+    if clip_group and config.inputs != ("skeleton",):
+        there = tuple(clip_group.modality.record["views"])
     for view in views or ():
         one_of("views", view, there)
     pose_group = _pose_group(store, config, pose)
     pose_id = pose_group.modality.id if pose_group else None
-    texts = find_group(store.groups, "text", text, parent=clip_group.path) if text is not None else None
+    clip_id = clip_group.modality.id if clip_group else None
+    texts = find_group(store.groups, "text", text, parent=clip_group.path) if clip_group and text is not None else None
     return Selection(
         store=store.url,
         dataset=store.dataset_name,
-        clip=clip_group.modality.id,
+        clip=clip_id,
         pose=pose_id,
         frames=frames,
         views=tuple(views or there),
-        fingerprint=store.fingerprint(clip=clip_group.modality.id, pose=pose_id),
+        fingerprint=store.fingerprint(clip=clip_id, pose=pose_id),
         text=texts.modality.id if texts else None,
     )
+
+
+def needs_clip(config: HeadConfig) -> bool:
+    """Whether a head reads anything of CLIP: frames, tokens or class names."""
+    return config.reads_text or config.inputs != ("skeleton",)
 
 
 def stored_frames(clip_group: Group) -> int:
@@ -147,18 +160,16 @@ def _pose_arrays(group: Group) -> tuple[str, ...]:
     return tuple(group.modality.arrays) if group.modality.kind == "pose" else ()
 
 
-def load_text(store: FeatureStore, selection: Selection) -> TextSet:
-    return store.text(clip=selection.clip, text=selection.text)
-
-
-def selected_groups(store: FeatureStore, selection: Selection) -> list[Group]:
-    groups = [store.group("clip", selection.clip)]
-    return groups if selection.pose is None else [*groups, store.group("pose", selection.pose)]
+def load_text(store: FeatureStore, selection: Selection, word_mode: str) -> TextSide:
+    """The text that a head reads; where there is no CLIP model, one that says how many classes there are."""
+    if selection.clip is None:
+        return no_text(len(store.class_names))
+    return text_side(store.text(clip=selection.clip, text=selection.text), word_mode)
 
 
 def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
     """Slots with features in every group that the selection names."""
-    return store.usable(selected_groups(store, selection))
+    return store.usable(store.chosen_groups(selection.clip, selection.pose))
 
 
 def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str, dict[str, int]]:
@@ -196,7 +207,12 @@ def not_on_disk(store: FeatureStore) -> int:
 
 def random_weights(store: FeatureStore, selection: Selection) -> bool:
     """Whether the CLIP model of the features was never trained."""
-    return "seed" in store.group("clip", selection.clip).modality.record["weights"]
+    return "seed" in clip_record(store, selection)["weights"]
+
+
+def clip_record(store: FeatureStore, selection: Selection) -> Mapping[str, Any]:
+    """What the CLIP group says of itself, whatever there is of it."""
+    return {"weights": {}} if selection.clip is None else store.group("clip", selection.clip).modality.record
 
 
 def default_run_directory(store: FeatureStore, head: str) -> Path:

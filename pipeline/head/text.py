@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pipeline.head.functional import WordBank, unit, word_bank, word_mask
@@ -28,3 +29,8 @@ def text_side(text: TextSet, word_mode: str = "name+eot") -> TextSide:
     words = text.word_embeddings.transpose(0, 1).flatten(1, 2)
     mask = word_mask(text.token_kinds, word_mode).transpose(0, 1).flatten(1, 2)
     return TextSide(word_bank(words, classes, mask), classes, text.logit_scale)
+
+
+def no_text(classes: int) -> TextSide:
+    """The text side of heads that read no class names: so many classes, and no word."""
+    return TextSide(WordBank(torch.zeros(0, 0), torch.zeros(0, classes)), torch.zeros(classes, 0), 1.0)

@@ -151,6 +151,22 @@ def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_skeletons_need_no_clip(make_store, tmp_path):
+    made = make_store(clip=False)
+    for head in ("pose", HeadConfig(modalities="P")):
+        result = train_head(made.open(), head=head, split="all", out=tmp_path / "run", **{**FAST, "frames": 8})
+        assert result.selection.clip is None
+        assert result.selection.views == ("center", "flip")
+        assert evaluate_run(result).reproduced
+        assert not any("random weights" in line for line in result.warnings)
+    other = make_store("other", clip=False, seed=1)
+    with pytest.raises(StoreError, match=r"have fingerprint .* and the run was trained on"):
+        evaluate_run(result, other.open())
+    for head in ("vcs+pose", HeadConfig(modalities="P+T"), "vcs"):
+        with pytest.raises(MissingError, match=r"holds no clip features; add them with: .* --modality clip"):
+            train_head(made.open(), head=head, out=tmp_path / "more", **FAST)
+
+
 def test_a_class_without_training_videos_is_a_warning(make_store, tmp_path):
     result = train_head(make_store(train_classes=3).open(), head="vcs", out=tmp_path / "run", **FAST)
     assert "no training video in split 1 for 1 of 4 classes: dive" in result.warnings
