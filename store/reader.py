@@ -118,29 +118,33 @@ class FeatureStore:
         commits = self.commits(group)
         return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
+    def chosen_groups(self, clip: str | None = None, pose: str | None = None, video: str | None = None) -> list[Group]:
+        """The group of an encoder, a video model's where ``video`` is given and else CLIP's, and, where ``pose`` is
+        given, that pose group; the latter alone where the store has no CLIP and none is asked for."""
+        poses = [self.group("pose", pose)] if pose is not None else []
+        if video is not None:
+            return [self.group("video", video), *poses]
+        alone = poses and clip is None and not any(g.modality.kind == "clip" for g in self._groups.values())
+        return poses if alone else [self.group("clip", clip), *poses]
+
     def fingerprint(self, *, clip: str | None = None, pose: str | None = None, video: str | None = None) -> str:
-        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets), or of a video model's group
-        where ``video`` is given, and of a pose group where ``pose`` is: their ids and the hashes of all committed array
-        shards."""
-        chosen = [self._encoder(clip, video)]
-        chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
-        if pose is not None:
-            chosen.append(self.group("pose", pose))
+        """SHA-256 over what identifies the numbers of the ``chosen_groups``, and of the text sets of a CLIP group:
+        their ids and the hashes of all committed array shards."""
+        groups = self.chosen_groups(clip, pose, video)
+        texts = [g for g in self._groups.values() if g.modality.parent == groups[0].path]
+        chosen = [groups[0], *texts, *groups[1:]]
         parts = {
             g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
             for g in chosen
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
-    def _encoder(self, clip: str | None, video: str | None) -> Group:
-        return self.group("clip", clip) if video is None else self.group("video", video)
-
     def summary(
         self, split: int, *, clip: str | None = None, pose: str | None = None, video: str | None = None
     ) -> dict[str, dict[str, int]]:
         """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
-        groups = [self._encoder(clip, video)] + ([self.group("pose", pose)] if pose is not None else [])
+        groups = self.chosen_groups(clip, pose, video)
         usable = set(self.usable(groups))
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}

@@ -137,6 +137,7 @@ class MadeUpStore:
         *,
         seed=0,
         dataset="made-up",
+        clip=True,
         tokens=("value", "penult"),
         pose=True,
         heatmap_clip=False,
@@ -149,6 +150,7 @@ class MadeUpStore:
         order=(0, 1, 2, 3),
         quarantined_class=None,
         persons=False,
+        misled=1.0,
         marked_boxes=None,
         second_clip=False,
         second_pose=False,
@@ -161,9 +163,12 @@ class MadeUpStore:
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
         self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
         self.others = (self.labels + self.rng.integers(1, 4, size=self.videos)) % 4
+        if misled < 1:  # in the other videos all cells carry the class
+            kept = self.rng.random(self.videos) >= misled
+            self.others[kept] = self.labels[kept]
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
-        self.clip = self._clip(tokens)
+        self.clip = self._clip(tokens) if clip else None
         self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
         self.second_pose = self._pose(estimator="other") if second_pose else None

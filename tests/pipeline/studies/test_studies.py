@@ -82,6 +82,17 @@ def test_the_table_is_what_was_trained(make_store, tmp_path):
     assert {"pose in the weights only", "pose in the values only"} < set(top1)
 
 
+def test_transfer_trains_on_every_split(make_store, tmp_path):
+    made = make_store()
+    other = make_store("other", class_names=("pour", "run", "swim", "talk"), order=(2, 0, 3, 1), dataset="others")
+    report = run_study("transfer", config_of(made, split="all", seeds=2, to=str(other.root)), out=tmp_path / "out")
+    top1 = report.details["top1"]
+    assert all(np.shape(values) == (2, 2) for values in top1.values())
+    assert len({value for row in top1["untrained, video + text"] for value in row}) == 1
+    found = report.details["gains"]["video + text"]
+    assert found["gain"] == pytest.approx(np.mean(top1["video + pose + text"]) - np.mean(top1["video + text"]))
+
+
 def test_what_a_head_is_without_pose():
     assert without_pose(HeadConfig(head="pvcs", tau=0.02)) == HeadConfig(head="vcs", tau=0.02)
     assert without_pose(HeadConfig(head="pvcs-joint")) == HeadConfig(head="vcs")
