@@ -105,7 +105,7 @@ def test_several_stores_have_to_be_chosen_from(run: Vilp, tmp_path: Path) -> Non
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
-    code = "import sys; from cli.main import _add_commands; _add_commands(); print(*sys.modules)"
+    code = "import sys; from cli.main import add_commands; add_commands(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"torch", "ray", "zarr", "pyarrow", "av", "cv2", "matplotlib", "numpy"} & set(done.stdout.split())
