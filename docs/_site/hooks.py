@@ -52,7 +52,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     nav: list[Any] = []
     for title, pages in sections.items():
         present = [page for page in pages if page in there]
-        nav += present if not title else [{title: present}]
+        nav += [{title: present}] if title else [{"Home": present[0]}, *present[1:]]
     config.nav = nav
     return config
 
@@ -62,7 +62,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     if not (made / "outputs.json").is_file():
         raise Abort(f"{made} has no tutorial; `make docs` runs it first: python docs/_site/tutorial.py {made}")
     files.append(File.generated(config, COMMANDS, content=commands_page()))
-    files.append(File.generated(config, "_site/pygments.css", content=_colours()))
+    files.append(
+        File.generated(
+            config, "_site/pygments.css", content=HtmlFormatter(style="default").get_style_defs(".highlight")
+        )
+    )
     for picture in sorted(made.glob("pictures/*")):
         files.append(File.generated(config, f"pictures/{picture.name}", content=picture.read_bytes()))
     return files
@@ -79,9 +83,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             lines += [f"$ {command}", *outputs[command].splitlines()]
         markdown = markdown.replace(block, "\n".join(lines) + "\n", 1)
     return markdown
-
-
-def _colours() -> str:
-    light = HtmlFormatter(style="default").get_style_defs(".highlight")
-    dark = HtmlFormatter(style="github-dark").get_style_defs('[data-bs-theme="dark"] .highlight')
-    return f"{light}\n{dark}\n"

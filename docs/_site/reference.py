@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -64,5 +65,5 @@ def _argument(param: Any) -> str:
 
 def _cell(text: str | None) -> str:
     """Help as it stands: nothing in it is markup."""
-    escaped = (text or "").replace("\\", "\\\\").replace("|", "\\|")
-    return "".join(f"\\{character}" if character in "*_<>`[" else character for character in escaped)
+    escaped = (f"\\{character}" if character in "\\*_`[|" else character for character in text or "")
+    return html.escape("".join(escaped), quote=False)

@@ -1,6 +1,6 @@
 """Run the commands of the tutorial in an empty folder, and keep what they print and draw for the site.
 
-    python docs/_site/tutorial.py build/tutorial
+python docs/_site/tutorial.py build/tutorial
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def run(folder: Path) -> dict[str, float]:
         assert program == "vilp-pipe", command
         print(command, flush=True)
         began = time.monotonic()
-        done = subprocess.run([*PROGRAM, *words], cwd=work, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [*PROGRAM, *words], cwd=work, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         seconds[command] = round(time.monotonic() - began, 1)
         outputs[command] = done.stdout.replace(f"{work.resolve()}/", "")
     for name in re.findall(r"]\(pictures/([\w.-]+)\)", page):
