@@ -52,7 +52,7 @@ benchmark: $(STAMP) ## Compare with a plain script on this machine
 
 docs: $(STAMP) ## Run the tutorial, and build the documentation with what it made into build/site (two minutes)
 	$(BIN)/python docs/_site/tutorial.py build/tutorial
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@echo "Open build/site/index.html; for its search: $(BIN)/python -m http.server --directory build/site"
 
 clean: ## Remove .venv and everything that tools left behind; data, stores and runs stay

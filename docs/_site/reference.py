@@ -44,26 +44,25 @@ def _command(command: Any, path: str) -> Iterator[str]:
     yield "```console"
     yield from (f"$ {line.strip()}" for line in examples.splitlines() if line.strip())
     yield "```\n"
-    yield "| option | default | |\n| --- | --- | --- |"
-    yield from map(_row, [*arguments, *(param for param in command.params if param not in arguments)])
+    yield from map(_entry, [*arguments, *(param for param in command.params if param not in arguments)])
     yield ""
 
 
-def _row(param: Any) -> str:
+def _entry(param: Any) -> str:
     if param.param_type_name == "argument":
-        name = f"`{_argument(param)}`"
+        name = _argument(param)
     else:
         value = "" if getattr(param, "is_bool_flag", False) else f" {param.metavar or param.name.upper()}"
-        name = f"`{max(param.opts, key=len)}{value}`"
-    default = "" if param.default in (None, False) else f"`{param.default}`"
-    return f"| {name} | {default} | {_cell(param.help)} |"
+        name = f"{max(param.opts, key=len)}{value}"
+    default = "" if param.default in (None, False) else f" (default `{param.default}`)"
+    return f"* `{name}`{default}: {_plain(param.help)}"
 
 
 def _argument(param: Any) -> str:
     return str(param.metavar or param.name.upper())
 
 
-def _cell(text: str | None) -> str:
+def _plain(text: str | None) -> str:
     """Help as it stands: nothing in it is markup."""
-    escaped = (f"\\{character}" if character in "\\*_`[|" else character for character in text or "")
+    escaped = (f"\\{character}" if character in "\\*_`[" else character for character in text or "")
     return html.escape("".join(escaped), quote=False)

@@ -85,7 +85,8 @@ def run(vilp: Vilp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vilp:
 
 def build(tutorial: Path, site: Path) -> None:
     environment = {**os.environ, "VILP_TUTORIAL": str(tutorial)}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
+    # Without --quiet, under which warnings count for nothing.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
