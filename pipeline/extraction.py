@@ -94,29 +94,6 @@ def extract(
     return summary
 
 
-def dry_run(config: ExtractConfig) -> dict[str, Any]:
-    """What an extraction would do: counts, and bytes on the disk. Writes nothing."""
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
-    graph = make_graph(config, dataset.root)
-    objects = open_objects(config.store_url)
-    check_place(objects)
-    exists = get_sealed(objects, STORE) is not None
-    plan = read_plan(objects) if exists else make_plan(dataset, config.shard_len, config.recipe())
-    gone = compare(plan, dataset).gone(plan)
-    work = pending(objects, plan, graph.modalities(), dataset.root, part=config.part, limit=config.limit, gone=gone)
-    video_bytes = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
-    return {
-        "store": objects.url,
-        "planned": plan.videos.num_rows,
-        "missing": len(dataset.missing),
-        "to_do": work.num_videos,
-        "shards": len(work.shards),
-        "bytes": work.num_videos * video_bytes,
-        "groups": ", ".join(graph.modalities()),
-        "lanes": Sizing.of(config, graph).lanes(cpus(), machine_memory()),
-    }
-
-
 def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, np.ndarray, list[str]]:
     """The plan of the store, made or extended where that was asked for, the slots of its videos that are gone, and how
     the dataset differs from it."""
