@@ -59,19 +59,26 @@ class App(typer.Typer):
 
 
 def keep_config(made: str | os.PathLike[str], **resolved: Any) -> None:
-    """Keep the settings of the command that runs: in the folder that it made, ``<command>.toml``, or beside the file,
-    ``<file>.toml``. ``resolved`` are values that it came to, by parameter, such as the store where none was given."""
-    context, made = _running.get(), Path(made)
+    """Keep the settings of the command that runs: in the folder (or bucket) that it made, ``<command>.toml``, or beside
+    the file, ``<file>.toml``. ``resolved`` are values that it came to, by parameter, such as the store where none was
+    given."""
+    context = _running.get()
     name = _name(context)
-    options = _options(context)
-    values = {options.get(key, key): value for key, value in {**context.params, **resolved}.items()}
-    kept = {key: _kept(key, value) for key, value in values.items() if key not in ABOUT_OUTPUT}
-    path = made / f"{name.replace(' ', '-')}.toml" if made.is_dir() else made.with_name(f"{made.name}.toml")
+    values = {**context.params, **resolved}
+    options = {_key(param): values.get(param.name) for param in context.command.params}
+    kept = {key: _kept(key, value) for key, value in options.items() if key not in ABOUT_OUTPUT}
+    text, file = as_toml(name, kept), f"{name.replace(' ', '-')}.toml"
+    if "://" in str(made):
+        from store.objects import open_objects
+
+        open_objects(made).put(file, text)
+        return
+    path = Path(made) / file if Path(made).is_dir() else Path(f"{made}.toml")
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         say(f"note: {path} was not written by vilp-pipe and stays; the settings of this run are not kept")
         return
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_bytes(as_toml(name, kept))
+    fresh.write_bytes(text)
     fresh.replace(path)
 
 
@@ -182,8 +189,3 @@ def _name(context: typer.Context) -> str:
 def _key(param: Any) -> str:
     """The name of an option or argument in a file."""
     return max(param.opts, key=len).removeprefix("--") if param.param_type_name == "option" else str(param.name)
-
-
-def _options(context: typer.Context) -> dict[str, str]:
-    """The names in a file by parameter."""
-    return {param.name: _key(param) for param in context.command.params}
