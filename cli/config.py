@@ -34,7 +34,8 @@ _running: ContextVar[typer.Context] = ContextVar("running")
 
 
 class Command(TyperCommand):
-    """A command whose switches can be turned off again, which its help does not list one by one."""
+    """A command whose switches can be turned off again, which its help does not list one by one, and whose errors name
+    the value that they are about."""
 
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
@@ -43,6 +44,18 @@ class Command(TyperCommand):
                 off = [f"--no-{option.removeprefix('--')}" for option in param.opts if option.startswith("--")]
                 parser.add_option(param, off, param.name, action="store_const", const=False)  # type: ignore[call-arg,arg-type]
         return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except typer.BadParameter as error:
+            name = error.param.name if error.param is not None else ""
+            given = self.make_parser(ctx).parse_args(args=list(args))[0].get(name, ctx.lookup_default(name))
+            if error.param is None or given is None:
+                raise  # it is missing
+            raise UsageError(
+                f"{_key(error.param)} is {given!r}; {error.message[:1].lower()}{error.message[1:]}"
+            ) from None
 
 
 class App(typer.Typer):

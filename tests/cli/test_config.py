@@ -69,7 +69,7 @@ def test_arguments_and_repeated_options_come_from_a_file(tmp_path: Path) -> None
         ("[extract.frames]\nx = 1", 2, "frames is {'x': 1}; allowed: one value, or a list of values"),
         ("strict = 'yes'", 2, "strict is 'yes'; allowed: true, false"),
         ("config = 'x.toml'", 2, "'config' is no option of extract"),
-        ("frames = 8.5", 2, "Invalid value for '--frames'"),
+        ("frames = 8.5", 2, "frames is '8.5'; input should be a valid integer"),
         ("dataset = 'hmdb15'", 2, "did you mean hmdb51?"),
         ("frames: 8", 2, "is no TOML"),
         (None, 1, "cannot be read: No such file"),
