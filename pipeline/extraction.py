@@ -69,7 +69,8 @@ def extract(
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
-            keep_config(ours, as_toml("extract", config.options()))
+            if only_shards is None:  # a repair makes nothing new
+                keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings
