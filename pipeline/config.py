@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.datasets import default_root
 from stages.video.config import RECIPES
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
@@ -93,6 +93,9 @@ class ExtractConfig:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
             raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        if self.pose not in ESTIMATORS and ":" not in self.pose:
+            near = nearest(self.pose, ESTIMATORS)
+            raise UsageError(f"pose is {self.pose!r}; allowed: {', '.join(ESTIMATORS)} or module:Class{near}")
         one_of("heatmap", self.heatmap, HEATMAPS)
         one_of("video", self.video, ("none", *RECIPES))
         if self.heatmap != "none" and self.pose == "none":
@@ -148,6 +151,14 @@ class ExtractConfig:
         values["part"] = "0/1"
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def options(self) -> dict[str, Any]:
+        """The settings by option of ``vilp-pipe extract``, for the file that a store keeps of a run: without where the
+        store lies, which share of it a run computes and where, and what only matters where something is there."""
+        about_the_run = ("store", "part", "ray_address", "chunk_bytes", "update", "retry_quarantined", "strict")
+        values = self.recipe() | {"limit": self.limit}
+        values["modality"] = values.pop("modalities")
+        return {name.replace("_", "-"): value for name, value in values.items() if name not in about_the_run}
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:

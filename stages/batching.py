@@ -1,4 +1,4 @@
-"""What models share, whatever they read: device, precision, fixed batches, and threads that work ahead."""
+"""What models share, whatever they read: device, fixed batches, and threads that work ahead."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from store.errors import UsageError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def resolve_device(name: str) -> torch.device:
     """The device that an option names. Raises ``UsageError`` where torch does not see it."""
@@ -26,20 +24,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
     return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` is bf16 where that is fast, else fp32."""
-    if name != "auto":
-        return name
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_amx()
-    return "bf16" if fast else "fp32"
-
-
-def has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in AMX tiles, about five times faster than fp32; without them bf16 is
-    slower than fp32."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def to_device(frames: np.ndarray, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from stages.types import Clip, VideoFailure
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
     from stages.pose.heatmap_clip import HeatmapConfig
@@ -62,6 +62,7 @@ COCO_SIGMAS = (
 )
 
 NUM_JOINTS = len(COCO_JOINTS)
+BACKENDS = ("onnx", "mmpose", "precomputed")
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,10 @@ class PoseConfig:
                 f"num_frames is {self.num_frames}; allowed: a multiple of those of the heatmaps "
                 f"({self.heatmap.clip.num_frames})"
             )
-        if self.backend not in ("onnx", "mmpose", "precomputed") and ":" not in self.backend:
+        if self.backend not in BACKENDS and ":" not in self.backend:
             raise UsageError(
-                f"pose backend is {self.backend!r}; allowed: onnx, mmpose, precomputed or package.module:ClassName"
+                f"pose backend is {self.backend!r}; allowed: {', '.join(BACKENDS)} or package.module:ClassName"
+                f"{nearest(self.backend, BACKENDS)}"
             )
         for field in ("num_frames", "max_persons", "max_detections", "threads", "batch_size"):
             if getattr(self, field) < 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from stages.pose.base import COCO_JOINTS
 from stages.pose.checkpoints import find_weights, load_into
 from stages.seeded import seeded
 from stages.weights import RANDOM
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -200,9 +199,8 @@ def _shipped(name: str) -> Path:
         for path in sorted((Path(spec.origin).parent / ".mim" / folder).rglob("*.py")):
             found.setdefault(path.stem, path)
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=3)
         raise UsageError(
-            f"pose config {name!r} is not in mmpose or mmdet; close: {', '.join(near) or 'none'}; a file ends in .py"
+            f"pose config {name!r} is not in mmpose or mmdet, and a file ends in .py{nearest(name, found)}"
         )
     return found[name]
 

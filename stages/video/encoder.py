@@ -15,7 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from stages.batching import DTYPES, fixed_batches, has_amx, map_ahead, resolve_device, resolve_precision, to_device
+from stages.batching import fixed_batches, map_ahead, resolve_device, to_device
+from stages.precision import DTYPES, has_amx, resolve_precision
 from stages.types import Clip
 from stages.video.config import VideoConfig
 from stages.video.models import build_model, find_weights, preset, published

@@ -14,7 +14,8 @@ from runs import run
 from safetensors.torch import save_file
 
 from pipeline.config import ExtractConfig, resolve
-from pipeline.extraction import dry_run, extract
+from pipeline.extraction import extract
+from pipeline.forecast import forecast
 from pipeline.head import HeadConfig, evaluate_run, train_head
 from pipeline.prediction import predict
 from pipeline.progress import Progress
@@ -76,7 +77,7 @@ def test_added_later_it_is_what_one_run_makes(small_videos: Path, alone: Path, t
     files = {path: path.read_bytes() for path in (tmp_path / "later").rglob("*") if path.is_file()}
     changing = ("lease", "heartbeats", "quarantine", "store/zarr.json", "later/zarr.json")
     added = resolve(str(tmp_path / "later"), {**VIDEO, "modalities": ("video",)})
-    assert dry_run(added)["to_do"] == 7
+    assert forecast(added, measure=False).to_do == 7
     assert extract(dataclasses.replace(added, limit=3)).executed == 3
     assert extract(added).executed == 4
     assert extract(added).executed == 0
