@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ class FeatureStore:
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
         for subset in SUBSETS:
-            slots = set(self._select(split, subset))
+            slots = set(self.selected(split, subset))
             counts[subset] = {
                 "planned": len(slots),
                 "usable": len(slots & usable),
@@ -169,7 +170,7 @@ class FeatureStore:
 
         Videos that are quarantined or not extracted yet are left out: see ``summary``.
         """
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         return self._features(chosen, wanted, frames, view, device)
 
@@ -187,7 +188,7 @@ class FeatureStore:
         device: str = "cpu",
     ) -> Iterator[Features]:
         """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
@@ -205,12 +206,14 @@ class FeatureStore:
         pose: str | None = None,
         view: str | None = None,
     ) -> FeatureDataset:
-        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for."""
+        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for;
+        ``.stream()`` of it is an iterable one that reads shard by shard."""
         from store.torch_dataset import FeatureDataset
 
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
-        return FeatureDataset(wanted, lambda picked: self._features(chosen, picked, frames, view, "cpu"))
+        read = functools.partial(self._features, chosen, frames=frames, view=view, device="cpu")
+        return FeatureDataset(wanted, read, self.plan.shard_len)
 
     def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
         """Class-name embeddings of a CLIP group. Raises ``MissingError`` where they are not extracted yet."""
@@ -227,7 +230,8 @@ class FeatureStore:
             **arrays,
         )
 
-    def _select(self, split: int | None, subset: str | None) -> list[int]:
+    def selected(self, split: int | None = None, subset: str | None = None) -> list[int]:
+        """Slots of a split, or of its ``train`` or ``test``, or all: with and without features, ascending."""
         slots = self.plan.slots.tolist()
         if split is None:
             if subset is not None:
@@ -242,16 +246,20 @@ class FeatureStore:
     def _wanted(
         self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
     ) -> list[int]:
-        wanted = set(self._select(split, subset)) & set(self.usable(groups))
+        wanted = set(self.selected(split, subset)) & set(self.usable(groups))
         return sorted(wanted if slots is None else wanted & set(slots))
 
-    def _arrays(self, arrays: Sequence[str] | None, clip: str | None, pose: str | None) -> dict[str, Group]:
-        """Group of every wanted array by name."""
+    def arrays(
+        self, arrays: Sequence[str] | None = None, clip: str | None = None, pose: str | None = None
+    ) -> dict[str, Group]:
+        """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
+        known: dict[str, None] = {}
         for kind, name in (("clip", clip), ("pose", pose)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
-            offered = {array for g in candidates for array in g.modality.arrays}
-            if name is not None or (candidates and (arrays is None or offered & set(arrays))):
+            offered = dict.fromkeys(array for g in candidates for array in g.modality.arrays)
+            known |= offered
+            if name is not None or (candidates and (arrays is None or offered.keys() & set(arrays))):
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
         if arrays is None:
@@ -261,7 +269,7 @@ class FeatureStore:
         for array in arrays:
             if array in POSE_ARRAYS and array not in chosen:
                 self.group("pose", pose)  # raises, and names the command that adds it
-            one_of("arrays", array, tuple(chosen))
+            one_of("arrays", array, tuple(chosen or known))
         return {array: chosen[array] for array in arrays}
 
     def _features(

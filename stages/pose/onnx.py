@@ -21,7 +21,6 @@ from stages.pose.base import (
     NUM_JOINTS,
     Persons,
     PoseConfig,
-    file_digest,
     most_prominent,
     persons_of,
     weights_file,
@@ -33,6 +32,7 @@ from stages.pose.onnx_model import OnnxModel, model_signature
 from stages.pose.onnx_signature import spec_of
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, KEYPOINT_OUTPUTS, OnnxModelSpec
 from stages.types import Clip, VideoFailure
+from stages.weights import file_digest
 from store.errors import UsageError
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,71 @@
+"""``vilp-pipe export``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.app import app
+from cli.console import as_json, make_progress, only_result_on_stdout
+from cli.sizes import parse_bytes
+
+Opt = typer.Option
+
+
+@app.command()
+def export(
+    out: Annotated[str, Opt(help="Folder, or s3://bucket/prefix: empty, or what is there of this export.")],
+    to: Annotated[str, Opt(help="webdataset (tar files) or npy (a file a video and array).")] = "webdataset",
+    store: Annotated[
+        str | None, Opt(help="Folder of the store, or s3://... (default: the only one under stores/).")
+    ] = None,
+    split: Annotated[int | None, Opt(help="Only videos of this split (default: all videos).")] = None,
+    subset: Annotated[str | None, Opt(help="Of the split only train or test.")] = None,
+    arrays: Annotated[
+        str | None, Opt(help="Arrays, with commas, such as cls,keypoints (default: all of CLIP and pose).")
+    ] = None,
+    frames: Annotated[int | None, Opt(help="Fewer CLIP frames than are stored.")] = None,
+    view: Annotated[str | None, Opt(help="One stored view (default: all).")] = None,
+    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
+    pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
+    shard_size: Annotated[str, Opt(help="About the size of a tar, which is made in memory.")] = "256MB",
+    shuffle: Annotated[
+        bool, Opt(help="Spread the videos over the tars in a fixed random order, or keep that of the store.")
+    ] = True,
+    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Export features for other tools: WebDataset tars, or plain .npy files with an index in Parquet.
+
+    Run it again after whatever ended it: it goes on.
+
+    \b
+      vilp-pipe export --store stores/hmdb51 --out hmdb51-train --split 1 --subset train
+      vilp-pipe export --store stores/hmdb51 --to npy --arrays cls --out hmdb51-npy
+    """
+    with only_result_on_stdout() as print_result:
+        from pipeline.export import export as write
+        from pipeline.status import find_store
+        from store.reader import FeatureStore
+
+        done = write(
+            FeatureStore.open(find_store(store)),
+            out,
+            to=to,
+            split=split,
+            subset=subset,
+            arrays=None if arrays is None else tuple(name.strip() for name in arrays.split(",") if name.strip()),
+            frames=frames,
+            view=view,
+            clip=clip,
+            pose=pose,
+            shard_bytes=parse_bytes("shard-size", shard_size),
+            shuffle=shuffle,
+            progress=make_progress(),
+        )
+        if json:
+            print_result(as_json(done.to_dict()))
+            return
+        print_result(f"{done.videos:,} videos in {done.files:,} files in {done.out} ({done.present:,} were there)")
+        if done.left_out:
+            print_result(f"{done.left_out:,} videos of the selection have no features and are left out")
