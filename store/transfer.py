@@ -15,6 +15,7 @@ from store.commits import FACTS, Commit, committed_shards, corrupt, read_commit
 from store.derived import refresh
 from store.errors import StoreError, UsageError
 from store.groups import Group, read_groups, write_metadata
+from store.kept import bring_configs
 from store.layout import STORE, checksum_key, commit_key, definition_key
 from store.lease import WHOLE, hold
 from store.objects import Objects, is_remote
@@ -95,6 +96,8 @@ def merge_stores(
         for path, group in groups.items():
             settle(ours, definition_key(path), seal(group.to_dict()), point="group")
         write_metadata(ours, plan)
+        for source in sources:
+            bring_configs(source, ours)
         missing = [shard for shard in shards if shard.source is not ours]
         done = iter(range(1, len(missing) + 1))
         progress(0, len(missing))

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, linear, one_hot
+from torch.nn.functional import linear, one_hot
 
+from pipeline.head.config import WORD_MODES
 from store.errors import UsageError, one_of
 from store.features import END, NAME
 
-WORD_MODES = ("name+eot", "name", "all")
 # Largest exponent kept for a token that does not take part yet: exp(60) is far from overflow in float32.
 _MAX_EXPONENT = 60.0
 _SMALLEST_NORM = 1e-12
@@ -223,8 +223,8 @@ def inbatch_loss(logits: Tensor, labels: Tensor) -> Tensor:
     ``logits`` [B, B] are scaled; column j is the class of video j. Returns a scalar (mean over the batch).
     """
     targets = (10.0 * (labels[:, None] == labels[None, :]).float()).softmax(dim=1)
-    one_way = [kl_div(x.float().log_softmax(dim=1), targets, reduction="batchmean") for x in (logits, logits.T)]
-    return (one_way[0] + one_way[1]) / 2
+    one_way = [(targets * (targets.log() - x.float().log_softmax(dim=1))).sum() for x in (logits, logits.T)]
+    return (one_way[0] + one_way[1]) / (2 * len(labels))
 
 
 def _check(frames: Tensor, words: Tensor, classes: Tensor, tau: float) -> None:
