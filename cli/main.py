@@ -27,6 +27,7 @@ def _add_commands() -> None:
     import cli.care
     import cli.datasets
     import cli.demo
+    import cli.doctor
     import cli.export
     import cli.extract
     import cli.head

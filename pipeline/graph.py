@@ -92,13 +92,14 @@ def make_graph(config: ExtractConfig, root: Path) -> Graph:
     )
     branches = []
     if config.wants_clip:
-        branches.append(_branch(_clip_config(config), config.frames, decode))
+        branches.append(_branch(clip_config(config), config.frames, decode))
     if config.wants_pose:
-        branches.append(_branch(_pose_config(config, root), config.pose_frames, decode))
+        branches.append(_branch(pose_config(config, root), config.pose_frames, decode))
     return Graph(decode, tuple(branches))
 
 
-def _clip_config(config: ExtractConfig) -> ClipConfig:
+def clip_config(config: ExtractConfig) -> ClipConfig:
+    """Settings of the CLIP stage."""
     from stages.clip import ClipConfig
 
     return ClipConfig(
@@ -114,7 +115,8 @@ def _clip_config(config: ExtractConfig) -> ClipConfig:
     )
 
 
-def _pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+def pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+    """Settings of the pose stage, for videos under ``root``."""
     from stages.pose.base import PoseConfig
 
     # The synthetic set comes with the poses that it was rendered from.
@@ -136,7 +138,7 @@ def _heatmap_config(config: ExtractConfig) -> HeatmapConfig | None:
         return None
     from stages.pose.heatmap_clip import HeatmapConfig
 
-    return HeatmapConfig(dataclasses.replace(_clip_config(config), tokens=()), config.heatmap)
+    return HeatmapConfig(dataclasses.replace(clip_config(config), tokens=()), config.heatmap)
 
 
 def _branch(config: ClipConfig | PoseConfig, num_frames: int, decode: DecodeConfig) -> Branch:

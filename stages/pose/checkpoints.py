@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.downloads import require_downloads
 from stages.pose.base import file_digest
 from store.errors import MissingError, UsageError
 
@@ -103,6 +104,7 @@ def published_checkpoint(config: Config) -> str | None:
 def _fetch(url: str, file: Path) -> None:
     """Fetch a file whole or not at all. Raises ``ValueError`` where it is not what its name says: published names
     hold the first digits of the SHA-256."""
+    require_downloads()
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
