@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.options import Json
 
 if TYPE_CHECKING:
     from pipeline.benchmarks import Comparison, Report
@@ -25,7 +27,7 @@ def benchmark(
     out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
     videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 24).")] = None,
     quick: Annotated[bool, Opt("--quick", help="Less of everything, once: a look, not a measurement.")] = False,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Time decoding, CLIP, pose, the whole extraction and head training against plain scripts on the same clips, and
     see how the engines scale.
@@ -43,6 +45,7 @@ def benchmark(
         if videos is not None:
             config = replace(config, videos=videos)
         report = run_benchmarks(names or PARTS, out=out, config=config, progress=make_progress())
+        keep_config(out)
         if json:
             print_result(as_json(report.to_dict()))
         else:

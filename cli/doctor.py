@@ -8,6 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, only_result_on_stdout, say
+from cli.options import Json, complete_dataset, complete_device, complete_store, named
 from cli.sizes import parse_bytes
 
 Opt = typer.Option
@@ -17,10 +18,17 @@ PLAN = "What to extract (as with extract)"
 @app.command()
 def doctor(
     dataset: Annotated[
-        str | None, Opt(help="Hold the machine against an extraction of this dataset.", rich_help_panel=PLAN)
+        str | None,
+        Opt(
+            help="Hold the machine against an extraction of this dataset.",
+            rich_help_panel=PLAN,
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     root: Annotated[str | None, Opt(help="Folder of its videos.", rich_help_panel=PLAN)] = None,
-    store: Annotated[str | None, Opt(help="Where the features go, or are.", rich_help_panel=PLAN)] = None,
+    store: Annotated[
+        str | None, Opt(help="Where the features go, or are.", rich_help_panel=PLAN, autocompletion=complete_store)
+    ] = None,
     splits: Annotated[str | None, Opt(help="Folder of the official split lists.", rich_help_panel=PLAN)] = None,
     clip: Annotated[str | None, Opt(help="Model of open_clip.", rich_help_panel=PLAN)] = None,
     clip_pretrained: Annotated[str | None, Opt(help="Its weights.", rich_help_panel=PLAN)] = None,
@@ -30,12 +38,20 @@ def doctor(
     det_weights: Annotated[str | None, Opt(help="Weights of the person detector.", rich_help_panel=PLAN)] = None,
     pose_weights: Annotated[str | None, Opt(help="Weights of the keypoint model.", rich_help_panel=PLAN)] = None,
     pose_config: Annotated[str | None, Opt(help="mmpose's config, or a file of poses.", rich_help_panel=PLAN)] = None,
-    decoder: Annotated[str | None, Opt(help="pyav or decord.", rich_help_panel=PLAN)] = None,
-    engine: Annotated[str | None, Opt(help="ray or inline.", rich_help_panel=PLAN)] = None,
-    device: Annotated[str | None, Opt(help="auto, cpu, cuda or cuda:N.", rich_help_panel=PLAN)] = None,
+    video: Annotated[str | None, Opt(help="Video model of torchvision, or none.", rich_help_panel=PLAN)] = None,
+    video_pretrained: Annotated[str | None, Opt(help="Its weights.", rich_help_panel=PLAN)] = None,
+    decoder: Annotated[
+        str | None, Opt(help="pyav or decord.", rich_help_panel=PLAN, autocompletion=named("pyav", "decord"))
+    ] = None,
+    engine: Annotated[
+        str | None, Opt(help="ray or inline.", rich_help_panel=PLAN, autocompletion=named("ray", "inline"))
+    ] = None,
+    device: Annotated[
+        str | None, Opt(help="auto, cpu, cuda or cuda:N.", rich_help_panel=PLAN, autocompletion=complete_device)
+    ] = None,
     memory: Annotated[str | None, Opt(help="Bound on decoded frames in flight.", rich_help_panel=PLAN)] = None,
     limit: Annotated[int | None, Opt(help="Only the first N videos.", rich_help_panel=PLAN)] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Look at this machine: what works, what does not, and what to do. Downloads and writes nothing.
 
@@ -58,6 +74,8 @@ def doctor(
         "det_weights": det_weights,
         "pose_weights": pose_weights,
         "pose_config": pose_config,
+        "video": video,
+        "video_pretrained": video_pretrained,
         "decoder": decoder,
         "engine": engine,
         "device": device,

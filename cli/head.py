@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
+from cli.options import (
+    RUN,
+    ClipGroup,
+    Device,
+    Frames,
+    Head,
+    Json,
+    PoseGroup,
+    Split,
+    Store,
+    complete_head,
+    complete_run,
+    complete_store,
+)
 from pipeline.progress import Progress
 from store.errors import UsageError
 from store.printable import command
@@ -22,22 +37,20 @@ HEAD, TRAINING = "Head", "Training"
 
 @app.command("train-head")
 def train_head(
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    head: Annotated[
-        str, Opt(help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn or pose; any but pose with +pose (late fusion).")
-    ] = "fuse",
-    split: Annotated[str, Opt(help="Number of the official split, or all.")] = "1",
-    frames: Annotated[int, Opt(help="Frames a video of those that are stored.")] = 8,
+    store: Store = None,
+    head: Head = "fuse",
+    split: Split = "1",
+    frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train this often, with seeds 0, 1, ...")] = 1,
     epochs: Annotated[int, Opt(help="0 is zero-shot.")] = 30,
-    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
-    pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
+    clip: ClipGroup = None,
+    pose: PoseGroup = None,
     text: Annotated[
         str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
     ] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
     modalities: Annotated[
         str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
     ] = "V+P+T",
@@ -56,6 +69,8 @@ def train_head(
     tokens: Annotated[
         str, Opt(help="Patch tokens that attn and fuse attend to: penult or value.", rich_help_panel=HEAD)
     ] = "penult",
+    bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
+    pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
     tune: Annotated[
         bool,
         Opt(
@@ -66,6 +81,21 @@ def train_head(
     ] = False,
     learning_rate: Annotated[float, Opt(help="Of AdamW, at the start.", rich_help_panel=TRAINING)] = 1e-3,
     batch_size: Annotated[int, Opt(help="Videos a step.", rich_help_panel=TRAINING)] = 128,
+    scalar_boost: Annotated[
+        float, Opt(help="How many times faster scalars learn (alpha, gamma, scale).", rich_help_panel=TRAINING)
+    ] = 10.0,
+    weight_decay: Annotated[float, Opt(help="Of matrices.", rich_help_panel=TRAINING)] = 0.05,
+    smoothing: Annotated[float, Opt(help="Of the labels.", rich_help_panel=TRAINING)] = 0.1,
+    auxiliary: Annotated[
+        float, Opt(help="Weight of the loss of each stream of a head with several.", rich_help_panel=TRAINING)
+    ] = 0.3,
+    frame_dropout: Annotated[
+        float, Opt(help="Chance that a frame of a training video is hidden.", rich_help_panel=TRAINING)
+    ] = 0.1,
+    token_dropout: Annotated[
+        float, Opt(help="Chance that a patch token of a training video is hidden.", rich_help_panel=TRAINING)
+    ] = 0.1,
+    ema: Annotated[float, Opt(help="Decay of the average of weights that is tested.", rich_help_panel=TRAINING)] = 0.99,
     random_frames: Annotated[
         bool,
         Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
@@ -98,16 +128,26 @@ def train_head(
             pose_in=pose_in,
             temporal_layers=temporal_layers,
             tokens=tokens,
+            bottleneck=bottleneck,
+            pool_heads=pool_heads,
         )
         training = TrainConfig(
             learning_rate=learning_rate,
             batch_size=batch_size,
+            scalar_boost=scalar_boost,
+            weight_decay=weight_decay,
+            smoothing=smoothing,
+            auxiliary=auxiliary,
+            frame_dropout=frame_dropout,
+            token_dropout=token_dropout,
+            ema=ema,
             random_frames=random_frames,
             loss=loss,
             interpolation=interpolation,
         )
+        where = find_store(store)
         result = train(
-            find_store(store),
+            where,
             head=config,
             split=split if split == "all" or not split.isdecimal() else int(split),
             frames=frames,
@@ -122,38 +162,43 @@ def train_head(
             tune=tune,
             progress=epochs_on(make_progress()),
         )
+        assert result.directory is not None
+        keep_config(result.directory, store=where, clip=result.selection.clip, pose=result.selection.pose)
         _show(result, json, print_result)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[str | None, Opt(help="Folder of a training run.")] = None,
+    run: Annotated[str | None, Opt(help=RUN, autocompletion=complete_run)] = None,
     store: Annotated[
         str | None,
-        Opt(help="Folder of the store (default: the one it was trained from); of another dataset: cross-dataset."),
+        Opt(
+            help="Folder of the store (default: the one it was trained from); of another dataset: cross-dataset.",
+            autocompletion=complete_store,
+        ),
     ] = None,
     views: Annotated[str | None, Opt(help="Stored views to average, with commas (default: those of the run).")] = None,
     zero_shot: Annotated[
         bool,
         Opt("--zero-shot", help="Test without training on these classes: all of them, and ten random halves."),
     ] = False,
-    head: Annotated[str, Opt(help="Head of --zero-shot without a run.")] = "vcs",
+    head: Annotated[str, Opt(help="Head of --zero-shot without a run.", autocompletion=complete_head)] = "vcs",
     frames: Annotated[int, Opt(help="Frames a video of --zero-shot without a run.")] = 8,
     few_shot: Annotated[
         str | None, Opt(help="Train the run's head again on so many videos a class, such as 2,4,8,16.")
     ] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     allow_mismatch: Annotated[
         bool, Opt("--allow-mismatch", help="Take features other than those that the head was trained on.")
     ] = False,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Test the heads of a run again; the figures are those of the run, to the bit on the same machine.
 
     \b
       vilp-pipe evaluate --run runs/hmdb51-fuse
       vilp-pipe evaluate --run runs/hmdb51-fuse --few-shot 2,4,8,16
-      vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101      (cross-dataset)
+      vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101  # cross-dataset
       vilp-pipe evaluate --store stores/ucf101 --zero-shot
     """
     names = _names(views)

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import ExtractConfig
 from pipeline.datasets.base import TEST, Dataset, Video, Videos
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
-from pipeline.graph import Graph, make_graph
+from pipeline.graph import Graph, evenly, make_graph
 from pipeline.plan import Unit, make_plan
 from stages.decode import DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
@@ -165,13 +165,15 @@ def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str
 
 def _joined(graphs: list[Graph]) -> list[Graph]:
     """One graph where all decode alike and the frames of each are among those of the longest."""
+    if len(graphs) == 1:
+        return graphs
     longest = max((graph.decode for graph in graphs), key=lambda decode: decode.num_frames)
     for graph in graphs:
         same = dataclasses.replace(graph.decode, num_frames=longest.num_frames, chunk_bytes=longest.chunk_bytes)
         if same != longest or longest.num_frames % graph.decode.num_frames:
             return graphs
     branches = [
-        dataclasses.replace(branch, stride=longest.num_frames // graph.decode.num_frames)
+        dataclasses.replace(branch, at=evenly(graph.decode.num_frames, longest.num_frames))
         for graph in graphs
         for branch in graph.branches
     ]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
-from store.errors import UsageError, one_of
+from stages.video.config import RECIPES
+from store.errors import UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
-MODALITIES = ("clip", "pose")
+MODALITIES = ("clip", "pose", "video")
 HEATMAPS = ("none", "joints", "limbs")
 ESTIMATORS = ("mmpose", "onnx", "precomputed", "none")
 
@@ -25,7 +26,8 @@ class ExtractConfig:
     store         folder of the store, or ``s3://bucket/prefix``; None: ``stores/<dataset>``
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
-    modalities    which of ``clip`` and ``pose`` to compute now; a store may hold more
+    video         video model of torchvision (see ``stages.video``), or ``none``; ``video_clips`` is K, clips a video
+    modalities    which of ``clip``, ``pose`` and ``video`` to compute now; a store may hold more
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
@@ -48,6 +50,9 @@ class ExtractConfig:
     pose_weights: str | None = None
     pose_config: str | None = None
     heatmap: str = "none"
+    video: str = "none"
+    video_pretrained: str | None = None
+    video_clips: int = 4
     decoder: str = "pyav"
     decode_seconds: float = 300.0
     engine: str = "ray"
@@ -71,8 +76,8 @@ class ExtractConfig:
         for name in self.modalities:
             one_of("modality", name, MODALITIES)
         if not self.modalities:
-            raise UsageError("modality is empty; allowed: clip, pose")
-        for name in ("frames", "pose_frames", "batch_size", "shard_len", "chunk_bytes"):
+            raise UsageError(f"modality is empty; allowed: {', '.join(MODALITIES)}")
+        for name in ("frames", "pose_frames", "video_clips", "batch_size", "shard_len", "chunk_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; allowed: 1 or more")
         if self.wants_pose and self.pose_frames % self.frames:
@@ -88,11 +93,19 @@ class ExtractConfig:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
             raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        if self.pose not in ESTIMATORS and ":" not in self.pose:
+            near = nearest(self.pose, ESTIMATORS)
+            raise UsageError(f"pose is {self.pose!r}; allowed: {', '.join(ESTIMATORS)} or module:Class{near}")
         one_of("heatmap", self.heatmap, HEATMAPS)
+        one_of("video", self.video, ("none", *RECIPES))
         if self.heatmap != "none" and not self.wants_pose:
             raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")
         if self.modalities == ("pose",) and self.pose == "none":
             raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")
+        if self.modalities == ("video",) and self.video == "none":
+            raise UsageError(f"modality is 'video' but no model is named; give --video one of: {', '.join(RECIPES)}")
+        if self.wants_video and ":" in self.decoder:
+            raise UsageError(f"decoder is {self.decoder!r}, which gives no clips for --video; use --decoder pyav")
 
     @property
     def wants_pose(self) -> bool:
@@ -103,9 +116,14 @@ class ExtractConfig:
         return "clip" in self.modalities
 
     @property
+    def wants_video(self) -> bool:
+        return "video" in self.modalities and self.video != "none"
+
+    @property
     def decoded_frames(self) -> int:
-        """Frames that a video is decoded to: the pose frames, which contain those of CLIP, or those of CLIP."""
-        return self.pose_frames if self.wants_pose else self.frames
+        """Evenly spaced frames that a video is decoded to: the pose frames, which contain those of CLIP, or those of
+        CLIP; those of a video model's clips come on top."""
+        return self.pose_frames if self.wants_pose else self.frames if self.wants_clip else 0
 
     @property
     def store_url(self) -> str:
@@ -126,12 +144,21 @@ class ExtractConfig:
         values = asdict(self)
         # Absolute, so that the store can be resumed and repaired from any directory.
         values["root"] = str(Path(self.root or default_root(self.dataset)).absolute())
-        for name in ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained"):
+        files = ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained", "video_pretrained")
+        for name in files:
             if values[name] and Path(values[name]).exists():
                 values[name] = str(Path(values[name]).absolute())
         values["part"] = "0/1"
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def options(self) -> dict[str, Any]:
+        """The settings by option of ``vilp-pipe extract``, for the file that a store keeps of a run: without where the
+        store lies, which share of it a run computes and where, and what only matters where something is there."""
+        about_the_run = ("store", "part", "ray_address", "chunk_bytes", "update", "retry_quarantined", "strict")
+        values = self.recipe() | {"limit": self.limit}
+        values["modality"] = values.pop("modalities")
+        return {name.replace("_", "-"): value for name, value in values.items() if name not in about_the_run}
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:

@@ -17,14 +17,16 @@ from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Changes, Work, compare, make_plan, pending, refresh_files, update_plan
+from pipeline.plan import Changes, Work, compare, make_plan, note_gone, pending, refresh_files, update_plan
 from pipeline.progress import Progress
+from pipeline.settings import as_toml
 from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.derived import refresh
 from store.errors import StoreError
 from store.groups import read_groups, write_metadata
+from store.kept import keep_config
 from store.layout import COMMITS, STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
@@ -62,8 +64,9 @@ def extract(
     check_place(objects)
     with hold(objects, config.part) as lease:
         with planning(objects) as ours:
-            plan, warnings = _plan(ours, config, dataset)
+            plan, gone, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
+            keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings
@@ -79,6 +82,7 @@ def extract(
             part=config.part,
             limit=config.limit,
             retry_quarantined=config.retry_quarantined,
+            gone=gone,
         )
         if only_shards is not None:
             work = work.only(only_shards)
@@ -89,13 +93,15 @@ def extract(
     return summary
 
 
-def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, list[str]]:
-    """The plan of the store, made or extended where that was asked for, and how the dataset differs from it."""
+def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, np.ndarray, list[str]]:
+    """The plan of the store, made or extended where that was asked for, the slots of its videos that are gone, and how
+    the dataset differs from it."""
     if get_sealed(objects, STORE) is None:
-        return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), []
+        return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), np.empty(0, np.int64), []
     settle_plan(objects)
     plan = read_plan(objects)
     changes = compare(plan, dataset)
+    gone = changes.gone(plan)
     if changes.resized:
         _refuse_stale(objects, plan, changes)
         plan = refresh_files(plan, dataset, changes)
@@ -114,14 +120,21 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
             f"made, the first {changes.relisted[0]!r}; take that over with --update"
         )
     if changes.removed:
-        warnings.append(f"{len(changes.removed)} videos of the plan are gone, the first {changes.removed[0]!r}")
+        warnings.append(
+            f"{len(changes.removed)} videos of the plan are gone, the first {changes.removed[0]!r}; they are left out "
+            "until they are back"
+        )
+    noted = note_gone(plan, gone)
+    if not noted.missing.equals(plan.missing):
+        plan = noted
+        write_plan(objects, plan)
     if changes.touched:
         warnings.append(
             f"{len(changes.touched)} videos have another modification time than when the plan was made, the first "
             f"{changes.touched[0]!r}; compare their contents with: vilp-pipe verify --sources"
         )
     write_metadata(objects, plan)
-    return plan, warnings
+    return plan, gone, warnings
 
 
 def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
@@ -175,15 +188,16 @@ def _run(
         if texts and clip:
             text = beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
         progress.begin("extracting", work.num_videos)
-        for result in run_lanes(engine, graph, work, work.root, progress.advance):
-            summary.add(result.rows, plan)
-            if result.retries:
-                summary.retried(result.unit.shard, result.retries)
-                progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
-            since_packed += 1
-            if since_packed == pack_every:
-                _pack(objects, graph, plan, lease)
-                since_packed = 0
+        for units in work.passes():
+            for result in run_lanes(engine, graph, units, work.root, progress.advance):
+                summary.add(result.rows, plan)
+                if result.retries:
+                    summary.retried(result.unit.shard, result.retries)
+                    progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
+                since_packed += 1
+                if since_packed == pack_every:
+                    _pack(objects, graph, plan, lease)
+                    since_packed = 0
         if text is not None and (losses := text.result()):
             summary.retried(None, losses)
         progress.end()
@@ -240,7 +254,6 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 
 def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    reasons = plan.missing["reason"].to_pylist()
     # The default head reads poses.
     head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
     named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
@@ -248,8 +261,8 @@ def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
         store=objects.url,
         dataset=plan.dataset,
         planned=plan.videos.num_rows,
-        missing=reasons.count("missing"),
-        unlisted=reasons.count("unlisted"),
+        missing=plan.num_missing,
+        unlisted=plan.num_unlisted,
         groups=list(graph.modalities()),
         next_command=command("train-head", "--store", named, *head),
     )

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, default_root, load_dataset
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
@@ -86,13 +88,13 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
         graph = make_graph(config, dataset.root)
         objects = open_objects(config.store_url)
         check_place(objects)
-        new = gone = 0
+        new, gone = 0, np.empty(0, np.int64)
         if get_sealed(objects, STORE) is None:
             plan = make_plan(dataset, config.shard_len, config.recipe())
         else:
             plan = read_plan(objects)
             changes = compare(plan, dataset)
-            new, gone = len(changes.added), len(changes.removed)
+            new, gone = len(changes.added), changes.gone(plan)
             plan = update_plan(plan, dataset, changes) if config.update else plan
         work = pending(
             objects,
@@ -102,6 +104,7 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
             part=config.part,
             limit=config.limit,
             retry_quarantined=config.retry_quarantined,
+            gone=gone,
         )
         groups = tuple(
             GroupForecast(path, int(work.left[path].sum()), int(work.left[path].sum()) * _bytes_a_video(modality))
@@ -125,7 +128,7 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
             planned=plan.videos.num_rows,
             missing=len(dataset.missing),
             new=new,
-            gone=gone,
+            gone=len(gone),
             to_do=work.num_videos,
             shards=len(work.shards),
             groups=groups,

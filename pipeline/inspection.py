@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pipeline.head.results import RunResult
 from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
-from store.errors import MissingError, StoreError, UsageError
+from store.errors import MissingError, StoreError, UsageError, nearest
 from store.groups import Group
 from store.printable import command
 from store.reader import FeatureStore
@@ -218,9 +217,7 @@ def quarantined(store: FeatureStore) -> list[dict[str, str]]:
 def _slot(store: FeatureStore, video_id: str) -> int:
     ids, slots = store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist()
     if video_id not in ids:
-        near = difflib.get_close_matches(video_id, ids, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{hint}")
+        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{nearest(video_id, ids)}")
     slot = slots[ids.index(video_id)]
     if slot not in store.usable(_groups(store)):
         why = next((f"{q['kind']}: {q['message']}" for q in quarantined(store) if q["video_id"] == video_id), None)

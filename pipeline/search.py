@@ -21,7 +21,7 @@ from pipeline.datasets import load_dataset
 from pipeline.graph import make_graph
 from pipeline.head.functional import unit
 from stages.decode import decode_video
-from store.errors import StoreError, UsageError, VilpError, one_of
+from store.errors import StoreError, UsageError, VilpError, nearest, one_of
 from store.groups import Group
 from store.reader import FeatureStore
 
@@ -133,7 +133,10 @@ def _slot_of(store: FeatureStore, video_id: str | None) -> int | None:
 
 def _of_video(store: FeatureStore, group: Group, video_id: str) -> Tensor:
     slot = _slot_of(store, video_id)
-    features = store.load(arrays=("cls",), clip=group.modality.id, slots=[] if slot is None else [slot])
+    if slot is None:
+        near = nearest(video_id, store.videos["video_id"].to_pylist())
+        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{near}")
+    features = store.load(arrays=("cls",), clip=group.modality.id, slots=[slot])
     if not len(features):
         raise UsageError(f"video is {video_id!r}, of which the store has no features; see: vilp-pipe status")
     frames = unit(unit(features["cls"].float()).mean(dim=1))

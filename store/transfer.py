@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store.commits import FACTS, Commit, committed_shards, corrupt, parse_checksums, read_commit
+from store.commits import FACTS, Commit, committed_shards, corrupt, read_commit
 from store.derived import refresh
 from store.errors import StoreError, UsageError
 from store.groups import Group, read_groups, write_metadata
+from store.kept import bring_configs
 from store.layout import STORE, checksum_key, commit_key, definition_key
 from store.lease import WHOLE, hold
 from store.objects import Objects, is_remote
@@ -95,6 +96,8 @@ def merge_stores(
         for path, group in groups.items():
             settle(ours, definition_key(path), seal(group.to_dict()), point="group")
         write_metadata(ours, plan)
+        for source in sources:
+            bring_configs(source, ours)
         missing = [shard for shard in shards if shard.source is not ours]
         done = iter(range(1, len(missing) + 1))
         progress(0, len(missing))
@@ -173,22 +176,19 @@ def _differences(a: Plan, b: Plan) -> Iterator[tuple[str, Any, Any]]:
 def _bring(shard: _Shard, destination: Objects) -> None:
     """Copy a shard: arrays, hashes, commit."""
     source, group, number = shard.source, shard.group, shard.number
-    read_commit(source, group, number)  # raises where it is damaged
-    data, sums = source.get(commit_key(group, number)) or b"", source.get(checksum_key(group, number)) or b""
-    hashes = parse_checksums(sums)
-    if hashes.pop(commit_key(group, number), None) != sha256(data):
+    commit = read_commit(source, group, number)  # raises where it is damaged
+    if commit is None:
         raise StoreError(
-            f"shard {number} of {group} was written again in {source.url} while it was copied; run the same command "
-            "again",
+            f"shard {number} of {group} was removed from {source.url} while it was copied; run the same command again",
             kind="store-mismatch",
         )
-    for key, digest in hashes.items():
+    for key, digest in commit.objects.items():
         content = source.get(key)
         if content is None or sha256(content) != digest:
             raise corrupt(source, f"{source.describe(key)} is {'missing' if content is None else 'damaged'}")
         destination.put(key, content, point="array")
-    destination.put(checksum_key(group, number), sums, point="checksums")
-    destination.put(commit_key(group, number), data, point="commit")
+    destination.put(checksum_key(group, number), commit.sums, point="checksums")
+    destination.put(commit_key(group, number), commit.data, point="commit")
 
 
 def _refuse_one_place(stores: Sequence[Objects]) -> None:

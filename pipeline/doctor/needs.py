@@ -16,31 +16,36 @@ from store.errors import MissingError, VilpError
 from store.printable import command
 
 # Where what is not named comes from.
-HOSTS = {"clip": "huggingface.co", "pose": "download.openmmlab.com"}
+HOSTS = {"clip": "huggingface.co", "pose": "download.openmmlab.com", "video": "download.pytorch.org"}
 # A process with the encoders, as ``extract --dry-run`` measures it, whatever the frames: ViT-B/16 and RTMPose-m.
 _WORKER_BYTES = 2 << 30
 
 
 def weights(config: ExtractConfig, *, planned: bool) -> Iterator[Check]:
-    """A line for CLIP and one for pose: found, or missing with where to get and put them. Downloads nothing. What is
+    """A line for each kind of model: found, or missing with where to get and put them. Downloads nothing. What is
     missing is a failure only where a plan needs it and the first run could not fetch it."""
     with no_downloads():
         if config.wants_clip:
             yield _weights("clip", config, planned)
         if config.wants_pose:
             yield _weights("pose", config, planned)
+        if config.wants_video:
+            yield _weights("video", config, planned)
 
 
 def _weights(kind: str, config: ExtractConfig, planned: bool) -> Check:
     name = f"{kind} weights"
-    model = f"{config.clip}, {config.clip_pretrained}" if kind == "clip" else config.pose
+    model = {
+        "clip": f"{config.clip}, {config.clip_pretrained}",
+        "pose": config.pose,
+        "video": f"{config.video}, {config.video_pretrained or 'as torchvision recommends'}",
+    }[kind]
     try:
         found = _found(kind, config)
     except MissingError as error:
         if error.kind != "missing-weights":
             return Check(name, FAIL if planned else WARN, str(error), "make setup installs what mmpose needs")
-        named = config.clip_pretrained if kind == "clip" else config.det_weights or config.pose_weights
-        fetched = kind == "clip" or (config.pose == "mmpose" and not named)
+        fetched = kind != "pose" or (config.pose == "mmpose" and not (config.det_weights or config.pose_weights))
         if fetched and resolves(HOSTS[kind]):
             return Check(
                 name, WARN, f"{model}: not here yet", f"the first run fetches them from {HOSTS[kind]}; {error}"
@@ -57,14 +62,22 @@ def _found(kind: str, config: ExtractConfig) -> str:
         from pipeline.graph import clip_config
         from stages.clip.encoder import ClipEncoder
 
-        file = ClipEncoder(clip_config(config)).weights
-        return str(file) if file is not None else "random weights, which know nothing"
+        return _file(ClipEncoder(clip_config(config)).weights)
+    if kind == "video":
+        from pipeline.graph import video_config
+        from stages.video.models import find_weights
+
+        return _file(find_weights(video_config(config)))
     from pipeline.graph import pose_config
     from stages.pose.stage import create_estimator
 
     estimator = create_estimator(pose_config(config, Path(config.root or ".")))
     estimator.record()  # hashes every file
     return f"{estimator.name}, all files are there"
+
+
+def _file(weights: Path | None) -> str:
+    return str(weights) if weights is not None else "random weights, which know nothing"
 
 
 def plan(config: ExtractConfig) -> Iterator[Check]:
@@ -93,7 +106,7 @@ def _forecast(config: ExtractConfig) -> Forecast:
     except MissingError as error:
         if error.kind != "missing-weights":
             raise
-        random = dataclasses.replace(config, clip_pretrained="none")
+        random = dataclasses.replace(config, clip_pretrained="none", video_pretrained="none")
         if config.pose == "mmpose":
             random = dataclasses.replace(random, det_weights="none", pose_weights="none")
         return forecast(random, measure=False)

@@ -42,7 +42,7 @@ class Sizing:
         return Sizing(
             memory=config.memory,
             chunk_bytes=max(1, min(config.chunk_bytes, memory // LANE_CHUNKS)),
-            video_bytes=int(decode.num_frames * _WIDE_FRAME * (decode.max_short_side or 0) ** 2),
+            video_bytes=int(decode.all_frames * _WIDE_FRAME * (decode.max_short_side or 0) ** 2),
             unit_bytes=config.shard_len * features,
         )
 
@@ -58,7 +58,7 @@ class Sizing:
             return []
         return [
             f"memory is {self.memory} bytes, but frames of large videos take up to {LANE_CHUNKS * self.video_bytes} in "
-            "one lane; fewer --frames and --pose-frames take less"
+            "one lane; fewer --frames, --pose-frames and --video-clips take less"
         ]
 
     def lanes(self, cpus: float, memory: float) -> int:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.head.functional import WORD_MODES
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
+
+# Words of a class that spot frames: see ``functional.word_mask``.
+WORD_MODES = ("name+eot", "name", "all")
 
 # What each head reads of a batch: frames [B, T, D]; pose_embedding [B, T, D] (of the heatmap image); pooled [B, T, D]
 # and presence [B, T] (tokens under the persons); parts [B, T, J, D] and part_presence [B, T, J] (the same, a body
@@ -72,7 +74,11 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.base not in HEADS or (self.late_pose and self.base == "pose"):
-            raise UsageError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}")
+            both = [head + LATE_POSE for head in HEADS if head != "pose"]
+            raise UsageError(
+                f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}"
+                f"{nearest(self.head, [*HEADS, *both])}"
+            )
         one_of("word mode", self.word_mode, WORD_MODES)
         one_of("modalities", self.modalities, tuple(MODALITIES))
         one_of("pose-in", self.pose_in, POSE_IN)

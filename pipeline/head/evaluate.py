@@ -22,7 +22,7 @@ from pipeline.head.results import Prediction, RunResult, score
 from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
 from pipeline.head.text import TextSide, text_side
 from pipeline.head.train import LossCurves, Progress, TrainConfig, fit, new_head, predict, sizes_of
-from store.errors import MissingError, StoreError, UsageError, one_of
+from store.errors import MissingError, StoreError, UsageError, nearest, one_of
 from store.reader import FeatureStore
 
 
@@ -231,7 +231,8 @@ def resolve_device(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:0, ...") from None
+        near = nearest(device, ("auto", "cpu", "cuda"))
+        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:0, ...{near}") from None
     one_of("device", kind, ("cpu", "cuda"))
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {device!r} and PyTorch sees no GPU here; use --device cpu")

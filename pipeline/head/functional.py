@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, linear, one_hot
 
+from pipeline.head.config import WORD_MODES
 from store.errors import UsageError, one_of
 from store.features import END, NAME
 
-WORD_MODES = ("name+eot", "name", "all")
 # Largest exponent kept for a token that does not take part yet: exp(60) is far from overflow in float32.
 _MAX_EXPONENT = 60.0
 _SMALLEST_NORM = 1e-12

@@ -8,7 +8,6 @@ follows the tag, and what was resolved is what goes into the store's record.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import logging
 import os
@@ -29,7 +28,7 @@ from torch import nn
 
 from stages.downloads import require_downloads, resolves
 from stages.seeded import seeded
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
     name = model.replace("/", "-")
     config = copy.deepcopy(TINY) if name == "tiny" else open_clip.get_model_config(name) if ":" not in name else None
     if config is None:
-        near = ", ".join(difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=4, cutoff=0.3))
-        raise UsageError(f"CLIP model is {model!r}, which open_clip does not know; nearest: {near}")
+        near = nearest(name, ["tiny", *open_clip.list_models()])
+        raise UsageError(f"CLIP model is {model!r}, which open_clip does not know{near}")
     if "hf_model_name" in config["text_cfg"]:
         raise UsageError(
             f"CLIP model is {model!r}, whose text tower is a Hugging Face model; use one with its own tower"
@@ -101,7 +100,7 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
         )
     raise UsageError(
         f"CLIP weights are {pretrained!r}; allowed for {name}: {', '.join(tags)}{', ' if tags else ''}"
-        "a weight file, none for random weights"
+        f"a weight file, none for random weights{nearest(pretrained, [*tags, 'none'])}"
     )
 
 

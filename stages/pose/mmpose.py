@@ -17,9 +17,10 @@ import numpy as np
 
 from stages.pose import mmpose_models as models
 from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, PoseEstimator, most_prominent, persons_of
-from stages.pose.checkpoints import RANDOM, digest_of_weights
+from stages.pose.checkpoints import digest_of_weights
 from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
 from stages.types import Clip, VideoFailure
+from stages.weights import RANDOM
 from store.errors import UsageError
 
 if TYPE_CHECKING:

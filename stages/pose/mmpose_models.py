@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.pose import mmcv_compat
 from stages.pose.base import COCO_JOINTS
-from stages.pose.checkpoints import RANDOM, find_weights, load_weights
+from stages.pose.checkpoints import find_weights, load_into
 from stages.seeded import seeded
-from store.errors import MissingError, UsageError
+from stages.weights import RANDOM
+from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def build(config: Config, *, weights: str | None, flag: str, seed: int, device: 
         # Made for values of 0..255, which trained weights bring down; initial ones would let them overflow.
         next(model.backbone.parameters()).data.div_(255)
     if weights != RANDOM:
-        load_weights(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
+        load_into(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
     return model.to(device).eval()
 
 
@@ -199,9 +199,8 @@ def _shipped(name: str) -> Path:
         for path in sorted((Path(spec.origin).parent / ".mim" / folder).rglob("*.py")):
             found.setdefault(path.stem, path)
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=3)
         raise UsageError(
-            f"pose config {name!r} is not in mmpose or mmdet; close: {', '.join(near) or 'none'}; a file ends in .py"
+            f"pose config {name!r} is not in mmpose or mmdet, and a file ends in .py{nearest(name, found)}"
         )
     return found[name]
 

@@ -19,7 +19,6 @@ from stages.pose.base import (
     NUM_JOINTS,
     Persons,
     PoseConfig,
-    file_digest,
     most_prominent,
     persons_of,
     weights_file,
@@ -27,6 +26,7 @@ from stages.pose.base import (
 from stages.pose.images import crop, crop_window, fit
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, KEYPOINT_OUTPUTS, Node, OnnxModelSpec, spec_of
 from stages.types import Clip, VideoFailure
+from stages.weights import file_digest
 from store.errors import MissingError, UsageError
 
 # A trade, seen in UCF101: divers and swimmers score 0.3 to 0.4, and so do some look-alikes (a bare climbing wall). At

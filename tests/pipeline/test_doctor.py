@@ -14,9 +14,8 @@ from extractions import pose_config, small_config
 
 import pipeline.forecast
 from pipeline.doctor import FAIL, OK, WARN, Check, decoding, examine, machine, needs
-from stages import downloads
+from stages import downloads, weights
 from stages.clip import models
-from stages.pose import checkpoints
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -127,16 +126,23 @@ def test_weights_that_are_missing(
     monkeypatch.setenv("VILP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "_cached", lambda hub: None)
     monkeypatch.setattr(models, "download_pretrained", refuse)
-    monkeypatch.setattr(checkpoints.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
     monkeypatch.setattr(needs, "resolves", lambda host: network)
     config = small_config(
-        tmp_path, tmp_path / "s", clip="ViT-B-16", clip_pretrained="openai", pose="mmpose", pose_frames=8
+        tmp_path,
+        tmp_path / "s",
+        clip="ViT-B-16",
+        clip_pretrained="openai",
+        pose="mmpose",
+        pose_frames=8,
+        video="r3d_18",
     )
     found = by_name(needs.weights(config, planned=planned))
     status = FAIL if planned and not network else WARN
-    assert [found[name].status for name in ("clip weights", "pose weights")] == [status, status]
+    assert [found[f"{kind} weights"].status for kind in ("clip", "pose", "video")] == [status] * 3
     assert "--clip ViT-B-16-quickgelu --clip-pretrained FILE" in found["clip weights"].todo
-    assert f"into {tmp_path / 'cache' / 'weights'}" in found["pose weights"].todo
+    for kind in ("pose", "video"):
+        assert f"into {tmp_path / 'cache' / 'weights'}" in found[f"{kind} weights"].todo
     assert not (tmp_path / "cache" / "weights").exists() or not os.listdir(tmp_path / "cache" / "weights")
 
 

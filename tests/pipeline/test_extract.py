@@ -147,19 +147,19 @@ def test_a_namesake_does_not_change_the_id_of_what_was_there(small_videos: Path,
 
 
 def test_a_group_that_is_there_is_not_written_again_for_another(small_videos: Path, tmp_path: Path) -> None:
-    """CLIP lacks a video that the frames group has: what the latter holds stays, though its file is gone by now."""
+    """CLIP lacks a video that the frames group has: what the latter holds stays, though its file is no video by now."""
     root = tmp_path / "videos"
     shutil.copytree(small_videos, root)
     config = small_config(root, tmp_path / "s")
     extract(config)
     store = FeatureStore.open(tmp_path / "s")
     remove_commit(LocalObjects(tmp_path / "s"), store.group("clip").path, 1)
-    gone = root / store.videos["path"][2].as_py()
-    gone.unlink()
+    spoiled = root / store.videos["path"][2].as_py()
+    spoiled.write_bytes(bytes(spoiled.stat().st_size))
     summary = extract(config)
-    assert summary.quarantined == {"file-missing": 1}
+    assert summary.quarantined == {"not-a-video": 1}
     after = FeatureStore.open(tmp_path / "s")
-    assert after.status(after.group("clip"))["error_kind"][2].as_py() == "file-missing"
+    assert after.status(after.group("clip"))["error_kind"][2].as_py() == "not-a-video"
     assert after.status(after.group("frames"))["status"][2].as_py() == "ok"
 
 

@@ -203,7 +203,7 @@ def test_checkpoints_are_fetched_once_whole_and_checked(no_network: Path, monkey
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("rtmpose-m_8xb256-420e_coco-256x191", "close: rtmpose-m_8xb256-420e_coco-256x192"),
+        ("rtmpose-m_8xb256-420e_coco-256x191", "did you mean rtmpose-m_8xb256-420e_coco-256x192?"),
         ("nowhere/config.py", "is not a file"),
         ("rtmo-s_8xb32-600e_coco-640x640", "allowed: a TopdownPoseEstimator, or one-stage RTMO"),
     ],

@@ -162,7 +162,7 @@ def test_clip_weights(tmp_path: Path, mark: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_pose_weights(tmp_path: Path, mark: Path, name: str) -> None:
-    from stages.pose.checkpoints import read_checkpoint
+    from stages.weights import read_checkpoint
 
     with pytest.raises(UsageError, match="cannot be read as weights alone"):
         read_checkpoint(malicious(tmp_path / name, mark), flag="--pose-weights")
