@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
 from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
-from store.errors import UsageError, nearest, one_of
+from store.errors import StoreError, UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
@@ -176,6 +176,15 @@ class ExtractConfig:
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
+        """The settings that ``recipe`` keeps. Raises ``StoreError`` (``store-version``) for one that is not known here:
+        a newer version wrote it."""
+        unknown = sorted(recipe.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise StoreError(
+                f"the store was extracted with the setting {unknown[0]!r}, which this vilp-pipe does not know; install "
+                "the vilp-pipe that wrote it, or a newer one",
+                kind="store-version",
+            )
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()
         }

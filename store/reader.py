@@ -22,6 +22,7 @@ from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
 from store.quarantine import quarantined
+from store.schema import ArraySpec
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
 
@@ -307,13 +308,14 @@ class FeatureStore:
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
-            dims = group.modality.arrays[name].dims
-            if group.modality.kind == "clip":
-                values = _take(values, dims, "frame", frame_index, stored)
-                if view is not None:
-                    views = list(group.modality.record["views"])
-                    one_of("view", view, tuple(views))
-                    values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
+            spec = group.modality.arrays[name]
+            if "frame" in spec.dims:  # embeddings of heatmaps are on the time axis of CLIP, and in its views
+                values = _take(values, spec, "frame", _subsample(spec.shape[spec.dims.index("frame")], frames))
+            if "view" in spec.dims and view is not None:
+                record = group.modality.record
+                views = list((record if group.modality.kind == "clip" else record["heatmap"])["views"])
+                one_of("view", view, tuple(views))
+                values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
             pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
@@ -412,7 +414,7 @@ def _subsample(stored: int, frames: int | None) -> np.ndarray:
     return np.arange(frames) * stored // frames
 
 
-def _take(values: np.ndarray, dims: tuple[str, ...], dim: str, index: np.ndarray | None, length: int) -> np.ndarray:
-    if dim not in dims or index is None or np.array_equal(index, np.arange(length)):
-        return values
-    return np.take(values, index, axis=1 + dims.index(dim))
+def _take(values: np.ndarray, spec: ArraySpec, dim: str, index: np.ndarray) -> np.ndarray:
+    """Some positions along a named dimension of rows ``[N, *spec.shape]``."""
+    axis = spec.dims.index(dim)
+    return values if np.array_equal(index, np.arange(spec.shape[axis])) else np.take(values, index, axis=1 + axis)
