@@ -8,8 +8,9 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
+from cli.forecast import forecast_lines
 from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
-from store.errors import UsageError
+from cli.sizes import parse_bytes
 
 Opt = typer.Option
 DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
@@ -174,7 +175,9 @@ def extract(
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,
-    dry_run: Annotated[bool, Opt("--dry-run", help="Print the plan and stop.", rich_help_panel=RUN)] = False,
+    dry_run: Annotated[
+        bool, Opt("--dry-run", help="Print plan, bytes and time, and stop.", rich_help_panel=RUN)
+    ] = False,
     strict: Annotated[
         bool, Opt("--strict", help="Missing or quarantined videos and another environment fail.", rich_help_panel=RUN)
     ] = False,
@@ -224,7 +227,7 @@ def extract(
         "engine": engine,
         "ray_address": ray_address,
         "part": parse_part(part) if part else None,
-        "memory": _bytes(memory) if memory else None,
+        "memory": parse_bytes("memory", memory) if memory else None,
         "shard_len": shard_len,
         "seed": seed,
         "update": update or None,
@@ -233,13 +236,14 @@ def extract(
     }
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
-        from pipeline.extraction import dry_run as plan_only
         from pipeline.extraction import extract as run
 
         config = resolve(store, {name: value for name, value in given.items() if value is not None})
         if dry_run:
-            forecast = plan_only(config)
-            out(as_json(forecast) if json else "\n".join(f"{name}: {value}" for name, value in forecast.items()))
+            from pipeline.forecast import forecast
+
+            planned = forecast(config)
+            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
             return
         summary = run(config, progress=make_progress())
         if json:
@@ -255,16 +259,6 @@ def extract(
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _bytes(text: str) -> int:
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        return int(float(number.removesuffix(unit)) * units[unit])
-    except ValueError:
-        raise UsageError(f"memory is {text!r}; allowed: a number of bytes, such as 500MB or 2GB") from None
 
 
 def _show(summary: Any) -> None:

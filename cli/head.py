@@ -45,6 +45,9 @@ def train_head(
     epochs: Annotated[int, Opt(help="0 is zero-shot.")] = 30,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
+    video: Annotated[
+        str | None, Opt(help="Id of a video model's group, or its beginning: mean and attn then read its clips.")
+    ] = None,
     text: Annotated[
         str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
     ] = None,
@@ -158,6 +161,7 @@ def train_head(
             clip=clip,
             pose=pose,
             text=text,
+            video=video,
             training=training,
             tune=tune,
             progress=epochs_on(make_progress()),

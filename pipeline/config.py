@@ -107,7 +107,7 @@ class ExtractConfig:
             check_template(template)
         one_of("heatmap", self.heatmap, HEATMAPS)
         one_of("video", self.video, ("none", *RECIPES))
-        if self.heatmap != "none" and not self.wants_pose:
+        if self.heatmap != "none" and self.pose == "none":
             raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")
         if self.modalities == ("pose",) and self.pose == "none":
             raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")

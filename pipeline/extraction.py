@@ -69,7 +69,8 @@ def extract(
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
-            keep_config(ours, as_toml("extract", config.options()))
+            if only_shards is None:  # a repair makes nothing new
+                keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings
@@ -94,30 +95,6 @@ def extract(
         summary.quarantine = None if report is None else objects.describe(report)
     summary.seconds = time.monotonic() - began
     return summary
-
-
-def dry_run(config: ExtractConfig) -> dict[str, Any]:
-    """What an extraction would do: counts, and bytes on the disk. Writes nothing."""
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
-    graph = make_graph(config, dataset.root)
-    objects = open_objects(config.store_url)
-    check_place(objects)
-    exists = get_sealed(objects, STORE) is not None
-    plan = read_plan(objects) if exists else make_plan(dataset, config.shard_len, config.recipe())
-    gone = compare(plan, dataset).gone(plan)
-    work = pending(objects, plan, graph.modalities(), dataset.root, part=config.part, limit=config.limit, gone=gone)
-    work = work.only(()) if config.text_only else work
-    video_bytes = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
-    return {
-        "store": objects.url,
-        "planned": plan.videos.num_rows,
-        "missing": len(dataset.missing),
-        "to_do": work.num_videos,
-        "shards": len(work.shards),
-        "bytes": work.num_videos * video_bytes,
-        "groups": ", ".join(graph.modalities()),
-        "lanes": Sizing.of(config, graph).lanes(cpus(), machine_memory()),
-    }
 
 
 def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, np.ndarray, list[str]]:
@@ -297,8 +274,11 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 
 def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    # The default head reads poses.
-    head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
+    kinds = {group.modality.kind: group.modality.id for group in read_groups(objects).values()}
+    # The default head reads CLIP and poses.
+    head = [] if "pose" in kinds else ["--head", "vcs"]
+    if "clip" not in kinds and "video" in kinds:
+        head = ["--head", "mean", "--video", kinds["video"]]
     named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
     return Summary(
         store=objects.url,

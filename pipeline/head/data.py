@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.head.config import HeadConfig
 from pipeline.head.pooling import Kept, Pooled, PooledParts, cache_path, pool_view, read_cache, write_cache
-from pipeline.head.selection import CLIP_ARRAYS, Selection, stored_frames, usable_slots
+from pipeline.head.selection import CLIP_ARRAYS, Selection, encoder_group, stored_frames, usable_slots
 from pipeline.head.sides import Flips, flips
 from pipeline.head.skeleton import mirror_keypoints, skeletons
 from store.errors import MissingError, StoreError
@@ -158,7 +158,8 @@ def load_inputs(
     """
     derived = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
     direct = {name: _array(name, config) for name in config.inputs if name not in derived}
-    stored = stored_frames(store.group("clip", selection.clip)) if selection.clip else selection.frames
+    encoder = encoder_group(store, selection)
+    stored = stored_frames(encoder) if encoder else selection.frames
     count = stored if every_frame else selection.frames
     usable = set(usable_slots(store, selection))
     features = store.load(
@@ -167,8 +168,8 @@ def load_inputs(
         arrays=tuple(direct.values()) or ("keypoints",),
         frames=count if direct else None,
         slots=sorted(usable if slots is None else usable & set(slots)),
-        clip=selection.clip if direct else None,
         pose=selection.pose,
+        **(selection.encoder_id if direct else {}),
     )
     if not len(features):
         where = f"{subset} of split {split}" if split is not None else store.dataset_name
@@ -178,7 +179,7 @@ def load_inputs(
     positions = torch.arange(count) * stored // count
     tensors = {}
     for name, array in direct.items():
-        tensor = features[array]
+        tensor = _as_view(name, features[array]) if config.encoder == "video" else features[array]
         # The reader thins out CLIP's own arrays; heatmap images lie on the same time axis in another group.
         tensors[name] = tensor if tensor.shape[2] == count else tensor[:, :, positions]
     tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
@@ -199,7 +200,14 @@ def load_inputs(
     )
 
 
+def _as_view(name: str, clips: Tensor) -> Tensor:
+    """Embeddings of clips [B, K, D] as the frames [B, 1, K, D] or the only tokens [B, 1, K, 1, 1, D] of one view."""
+    return clips.unsqueeze(1) if name == "frames" else clips[:, None, :, None, None]
+
+
 def _array(name: str, config: HeadConfig) -> str:
+    if config.encoder == "video":
+        return "video_embedding"
     if name == "tokens":
         return config.tokens
     return "heatmap_clip" if name == "pose_embedding" else CLIP_ARRAYS[name]
@@ -207,9 +215,10 @@ def _array(name: str, config: HeadConfig) -> str:
 
 def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors read with all stored views, in the selection's views; the others have those already."""
-    if selection.clip is None:
+    encoder = encoder_group(store, selection)
+    if encoder is None:
         return tensors
-    stored = list(store.group("clip", selection.clip).modality.record["views"])
+    stored = list(encoder.modality.record["views"])
     if list(selection.views) == stored:
         return tensors
     index = [stored.index(view) for view in selection.views if view in stored]

@@ -20,7 +20,7 @@ from pipeline.head.inner import tune as tune_on
 from pipeline.head.models import Head
 from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
-from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
+from pipeline.head.selection import Selection, default_run_directory, load_side, open_store, select
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
@@ -67,17 +67,22 @@ def make_job(
     clip: str | None = None,
     pose: str | None = None,
     text: str | None = None,
+    video: str | None = None,
 ) -> Job:
     """Check that a head can be trained on a store; see ``train_head`` for the arguments and what is raised."""
     opened = open_store(store)
     config = head if isinstance(head, HeadConfig) else HeadConfig(head=head)
+    if video is not None:
+        if clip is not None:
+            raise UsageError(f"clip is {clip!r} and video is {video!r}; a head reads one encoder: give one of them")
+        config = replace(config, encoder="video")
     where = resolve_device(device)
     if len(opened.class_names) < 2:
         raise UsageError(
             f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
         )
-    selection = select(opened, config, frames=frames, clip=clip, pose=pose, text=text)
-    return Job(opened, config, selection, load_text(opened, selection, config.word_mode), where)
+    selection = select(opened, config, frames=frames, clip=clip if video is None else video, pose=pose, text=text)
+    return Job(opened, config, selection, load_side(opened, selection, config), where)
 
 
 def train_head(
@@ -93,6 +98,7 @@ def train_head(
     clip: str | None = None,
     pose: str | None = None,
     text: str | None = None,
+    video: str | None = None,
     training: TrainConfig | None = None,
     tune: bool = False,
     progress: Progress | None = None,
@@ -108,6 +114,7 @@ def train_head(
     device     ``auto`` takes a GPU if there is one
     out        run directory; None takes the first free ``runs/<store>-<head>``
     clip, pose, text  id of a group, or its beginning, where the store has several
+    video      the same of a video model, of which the heads ``mean`` and ``attn`` then read all clips in place of CLIP
     training   all other settings of the training
     tune       choose training settings on an inner validation of each split's training videos, grouped by source
     progress   called after each epoch
@@ -117,7 +124,7 @@ def train_head(
     training = replace(training or TrainConfig(), epochs=epochs)
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; allowed: 1 or more")
-    job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text)
+    job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text, video=video)
     check_epochs(job.config, training)
     splits = chosen_splits(job.store, split)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
@@ -173,7 +180,7 @@ def _rounds(
         inputs = job.inputs(split, "train", every_frame=every_frame)
         if split == splits[0] and len(splits) > 1 and not tune and together_pays(inputs, training.batch_size):
             del inputs
-            slots = {s: job.store.slots_of(s, "train") for s in splits}
+            slots = {s: job.store.selected(s, "train") for s in splits}
             every = job.inputs(None, None, every_frame=every_frame, slots=sorted(set().union(*slots.values())))
             if not every.notes:
                 yield every, {s: torch.from_numpy(np.flatnonzero(np.isin(every.slots, slots[s]))) for s in splits}
@@ -300,7 +307,7 @@ def matching_selection(
     """What ``config`` reads in ``store``, as in the run: the same groups, or with ``allow_mismatch`` whatever it has.
     With ``other_videos`` the store is one of another dataset, so its numbers differ."""
     wanted = run.selection
-    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == "clip"]
+    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == wanted.encoder]
     if wanted.clip is not None and wanted.clip not in clips and not allow_mismatch:
         raise StoreError(
             f"the run was trained on features of {wanted.clip} and {store.url} has {', '.join(clips) or 'none'}; "

@@ -29,7 +29,7 @@ from pipeline.head.models import Head, TextHead, text_parts
 from pipeline.head.plausible import too_good
 from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment
 from pipeline.head.results import Prediction, RunResult, SplitSummary, summarise
-from pipeline.head.selection import clip_record, coverage, load_text, open_store, random_weights
+from pipeline.head.selection import coverage, encoder_record, load_side, open_store, random_weights
 from pipeline.head.text import TextSide
 from pipeline.head.train import Progress, Run, TrainConfig, fit_runs, new_head
 from store.errors import UsageError
@@ -103,7 +103,7 @@ def zero_shot(
     other = opened.class_names != recorded.class_names
     config = recorded.config.text_stream if other else recorded.config
     selection = matching_selection(recorded, opened, config, allow_mismatch, views=views, other_videos=other)
-    side = load_text(opened, selection, config.word_mode)
+    side = load_side(opened, selection, config)
     job = Job(opened, config, selection, side, resolve_device(device))
     return _zero_shot(job, recorded if other else None, recorded)
 
@@ -138,7 +138,7 @@ def _zero_shot(job: Job, trained: RunResult | None, run: RunResult | None) -> Ze
     complete, notes = completeness(store, counted)
     if random_weights(store, job.selection):
         notes.append(RANDOM_WEIGHTS)
-    record = clip_record(store, job.selection)
+    record = encoder_record(store, job.selection)
     if splits:
         chance = 1 / len(store.class_names)
         notes += too_good(store.dataset_name, record, splits, chance=chance, trained=False)
@@ -234,7 +234,7 @@ def few_shot(
         raise UsageError(f"the run in {recorded.directory} is zero-shot; few-shot needs one with --epochs 1 or more")
     store = open_store(recorded.selection.store)
     selection = matching_selection(recorded, store, recorded.config, False)
-    text = load_text(store, selection, recorded.config.word_mode)
+    text = load_side(store, selection, recorded.config)
     job = Job(store, recorded.config, selection, text, resolve_device(device))
     predictions: dict[int, list[Prediction]] = {count: [] for count in shots}
     sizes: dict[int, list[int]] = {count: [] for count in shots}

@@ -20,6 +20,7 @@ from store.errors import StoreError
 from store.reader import FeatureStore
 
 RANDOM_WEIGHTS = "the CLIP model has random weights: its words mean nothing, so its frame weights do not either"
+RANDOM_VIDEO = "the video model has random weights: its figures show that the path works, not what it can do"
 
 
 def make_result(
@@ -50,12 +51,12 @@ def make_result(
                 kind="store-mismatch",
             )
     summaries = summarise(predictions)
-    record = selections.clip_record(store, selection)
+    record = selections.encoder_record(store, selection)
     trained = training.epochs > 0
     complete, notes = completeness(store, coverage)
     notes = [*warnings, *notes]
     if selections.random_weights(store, selection):
-        notes.append(RANDOM_WEIGHTS)
+        notes.append(RANDOM_VIDEO if config.encoder == "video" else RANDOM_WEIGHTS)
     notes += too_good(store.dataset_name, record, summaries, chance=1 / len(store.class_names), trained=trained)
     return RunResult(
         config=config,

@@ -19,6 +19,12 @@ class TextSide(NamedTuple):
     scale: float
 
 
+def no_text(num_classes: int) -> TextSide:
+    """Classes without words, for heads that compare with none."""
+    empty = torch.zeros(num_classes, 0)
+    return TextSide(WordBank(torch.zeros(0, 0), torch.zeros(0, num_classes)), empty, 1.0)
+
+
 def text_side(text: TextSet, word_mode: str = "name+eot") -> TextSide:
     """The text side that reads the given words.
 
@@ -29,8 +35,3 @@ def text_side(text: TextSet, word_mode: str = "name+eot") -> TextSide:
     words = text.word_embeddings.transpose(0, 1).flatten(1, 2)
     mask = word_mask(text.token_kinds, word_mode).transpose(0, 1).flatten(1, 2)
     return TextSide(word_bank(words, classes, mask), classes, text.logit_scale)
-
-
-def no_text(classes: int) -> TextSide:
-    """The text side of heads that read no class names: so many classes, and no word."""
-    return TextSide(WordBank(torch.zeros(0, 0), torch.zeros(0, classes)), torch.zeros(classes, 0), 1.0)

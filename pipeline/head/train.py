@@ -118,7 +118,7 @@ def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
     return HeadSizes(
         classes=len(text.classes),
         frames=inputs.num_frames,
-        dim=text.classes.shape[1],
+        dim=shapes["frames"][-1] if "frames" in shapes else text.classes.shape[1],
         words=len(text.bank.units),
         width=tokens[-1] if tokens else 0,
         grid=tokens[3] if tokens else 0,

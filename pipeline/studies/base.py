@@ -13,7 +13,7 @@ from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, chosen_splits, make_job
 from pipeline.head.metrics import hits
-from pipeline.head.record import RANDOM_WEIGHTS, completeness, environment
+from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment
 from pipeline.head.selection import coverage, random_weights
 from pipeline.head.text import TextSide
 from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
@@ -57,7 +57,7 @@ class StudyConfig:
 
     def job(self, config: HeadConfig, **options: Any) -> Job:
         """``config`` on the study's store."""
-        given = {"clip": self.clip, "pose": self.pose, "frames": self.frames, **options}
+        given = {"clip": None if "video" in options else self.clip, "pose": self.pose, "frames": self.frames, **options}
         return make_job(self.store, config, device=self.device, **given)
 
     def splits(self, job: Job) -> list[int]:
@@ -94,7 +94,7 @@ def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:
     """What a reader of a study has to know of its store."""
     notes = completeness(job.store, {str(s): coverage(job.store, job.selection, s) for s in splits})[1]
     if random_weights(job.store, job.selection):
-        notes.append(RANDOM_WEIGHTS)
+        notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)
     return tuple(notes)
 
 

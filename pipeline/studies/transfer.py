@@ -8,7 +8,7 @@ import torch
 from pipeline.head.data import load_inputs
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
-from pipeline.head.selection import load_text, open_store, select
+from pipeline.head.selection import load_side, open_store, select
 from pipeline.head.train import Run, fit_runs, new_head, predict
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
@@ -36,7 +36,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
         )
     stream = config.head.text_stream
     selection = select(target, stream, frames=config.frames, clip=job.selection.clip, pose=config.pose)
-    text = load_text(target, selection, config.head.word_mode)
+    text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
     splits = config.splits(job)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from extractions import small_config
 
-from pipeline.extraction import dry_run, extract
+from pipeline.extraction import extract
 from pipeline.progress import Progress
 from pipeline.repair import repair
 from store import FeatureStore, MissingError, StoreError, UsageError
@@ -227,13 +227,6 @@ def test_what_cannot_be_is_said_before_anything_is_written(small_videos: Path, t
     with pytest.raises(UsageError, match="multiple of frames"):
         small_config(small_videos, store, pose="onnx", pose_frames=6)
     assert not store.exists()
-
-
-def test_a_dry_run_writes_nothing(small_videos: Path, tmp_path: Path) -> None:
-    forecast = dry_run(small_config(small_videos, tmp_path / "s"))
-    assert (forecast["planned"], forecast["to_do"], forecast["shards"]) == (7, 7, 4)
-    assert forecast["bytes"] == 7 * (4 * 64 * 2 + 4 * 49 * 64 * 2 + 4 * 49 * 128 * 2 + 4 * 4 + 4 * 8)
-    assert not (tmp_path / "s").exists()
 
 
 def test_strict_refuses_an_environment_that_differs(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:
