@@ -56,9 +56,9 @@ def extract(
     tokens: Annotated[
         str | None,
         Opt(
-            help="Patch tokens to keep: value,penult, one of them, or ''.",
+            help="Patch tokens to keep, of value, penult and last, or '' (default: value,penult).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("value", "penult"),
+            autocompletion=with_commas("value", "penult", "last"),
         ),
     ] = None,
     clip: Annotated[

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
+from stages.clip.config import DEFAULT_TOKENS
 from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
 from store.errors import StoreError, UsageError, nearest, one_of
@@ -45,7 +46,7 @@ class ExtractConfig:
     frames: int = 16
     pose_frames: int = 48
     views: tuple[str, ...] = ("center",)
-    tokens: tuple[str, ...] = ("value", "penult")
+    tokens: tuple[str, ...] = DEFAULT_TOKENS
     clip: str = "ViT-B-16"
     clip_pretrained: str = "openai"
     pose: str = "mmpose"

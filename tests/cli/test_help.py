@@ -72,7 +72,7 @@ def test_heads_are_completed() -> None:
 
 def test_the_last_of_several_names_is_completed() -> None:
     assert complete("extract", "--views", "center,f") == {"center,flip"}
-    assert complete("extract", "--tokens", "value,") == {"value,penult"}
+    assert complete("extract", "--tokens", "value,") == {"value,penult", "value,last"}
 
 
 def test_stores_and_runs_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
