@@ -81,7 +81,7 @@ def curve_legend(scores: Sequence[Score]) -> Markup:
     """Which colour is which split."""
     splits = sorted({score.split for score in scores if score.losses})
     seeds = len({score.seed for score in scores})
-    each = f"{seeds} seeds each" if seeds > 1 else None
+    each = el("span", f"{seeds} seeds each") if seeds > 1 else None
     marks = [
         el("span", el("i", style=f"background:{LINES[n % len(LINES)]}"), f"split {split}")
         for n, split in enumerate(splits)

@@ -66,7 +66,7 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   .figures { grid-template-columns: 1fr 1fr; gap: 10px; margin: 12px 0; } .figures b { font-size: 1.4rem; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   #matrix { min-width: min(520px, var(--width)); } svg:not(#matrix) text { font-size: 20px; }
-  .scroll .texts td { min-width: 9em; }
+  .scroll .texts td { min-width: 9em; } .bar { min-width: 48px; }
   .scroll td:has(> .bar), .scroll th:empty { display: none; } .scroll td:first-child { min-width: 6.5em; }
 }
 @media print {
