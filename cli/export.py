@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
 from cli.options import ClipGroup, Json, PoseGroup, Store, named
 from cli.sizes import parse_bytes
@@ -20,13 +21,16 @@ def export(
     to: Annotated[
         str,
         Opt(
+            "--format",
             help="webdataset (tar files) or npy (a file a video and array).",
             autocompletion=named("webdataset", "npy"),
         ),
     ] = "webdataset",
     store: Store = None,
     split: Annotated[int | None, Opt(help="Only videos of this split (default: all videos).")] = None,
-    subset: Annotated[str | None, Opt(help="Of the split only train or test.")] = None,
+    subset: Annotated[
+        str | None, Opt(help="Of the split only train or test.", autocompletion=named("train", "test"))
+    ] = None,
     arrays: Annotated[
         str | None, Opt(help="Arrays, with commas, such as cls,keypoints (default: all of CLIP and pose).")
     ] = None,
@@ -46,15 +50,16 @@ def export(
 
     \b
       vilp-pipe export --store stores/hmdb51 --out hmdb51-train --split 1 --subset train
-      vilp-pipe export --store stores/hmdb51 --to npy --arrays cls --out hmdb51-npy
+      vilp-pipe export --store stores/hmdb51 --format npy --arrays cls --out hmdb51-npy
     """
     with only_result_on_stdout() as print_result:
         from pipeline.export import export as write
         from pipeline.status import find_store
         from store.reader import FeatureStore
 
+        opened = FeatureStore.open(find_store(store))
         done = write(
-            FeatureStore.open(find_store(store)),
+            opened,
             out,
             to=to,
             split=split,
@@ -68,6 +73,7 @@ def export(
             shuffle=shuffle,
             progress=make_progress(),
         )
+        keep_config(out, store=opened.url)
         if json:
             print_result(as_json(done.to_dict()))
             return

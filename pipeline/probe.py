@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from pipeline.engines.work import clips_of, encode
 from pipeline.graph import Branch, Graph, evenly
+from stages.clip.config import ClipConfig
+from stages.pose.base import PoseConfig
 from stages.types import Clip, VideoRef
 from store.errors import VideoError
 
@@ -46,7 +48,7 @@ class Probe:
 
 def videos_wanted(graph: Graph) -> int:
     """Videos to measure a graph on: those that give every thread of the CLIP stage one batch."""
-    config: Any = next((branch.config for branch in graph.branches if branch.modality.kind == "clip"), None)
+    config = next((branch.config for branch in graph.branches if isinstance(branch.config, ClipConfig)), None)
     images = 1 if config is None else config.num_frames * len(config.views)
     batch = 1 if config is None else config.batch_size * config.num_threads
     return min(max(math.ceil(batch / images), LEAST_VIDEOS), MOST_VIDEOS)
@@ -78,8 +80,8 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 def _short(branch: Branch, graph: Graph) -> Branch:
     """A branch with fewer frames a video, where its cost grows with them and nothing else depends on their number."""
-    config: Any = branch.config
-    if branch.modality.kind != "pose" or config.heatmap is not None:
+    config = branch.config
+    if not isinstance(config, PoseConfig) or config.heatmap is not None:
         return branch
     frames = max(n for n in range(1, POSE_FRAMES + 1) if config.num_frames % n == 0)
     at = evenly(frames, graph.decode.num_frames)

@@ -95,8 +95,8 @@ def unfinished_checksums(objects: Objects, group: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as read: its bytes and those of its list of hashes, one row a video, and the SHA-256 of every object that
-    it vouches for, by key."""
+    """A commit as read: its bytes and those of its list of hashes, one row a video, and the SHA-256 of every object
+    that it vouches for, by key."""
 
     shard: int
     data: bytes
