@@ -99,7 +99,9 @@ def check(archive: Archive, path: Path) -> None:
             raise MissingError(f"{path} is not {archive.name}: it begins with {start!r}; {_by_hand(archive)}")
         size = path.stat().st_size
         if archive.size not in (None, size):
-            raise MissingError(f"{path} has {size:,} bytes, the official {archive.name} {archive.size:,}; {_by_hand(archive)}")
+            raise MissingError(
+                f"{path} has {size:,} bytes, the official {archive.name} {archive.size:,}; {_by_hand(archive)}"
+            )
         if archive.digest is not None:
             kind, _, hexdigest = archive.digest.partition(":")
             file.seek(0)
