@@ -114,12 +114,21 @@ def extract(
     video_clips: Annotated[
         int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
     ] = None,
+    templates: Annotated[
+        str | None,
+        Opt(
+            help="Prompts of the class names: video, name, photo or ensemble, templates with {} and | between them, "
+            "or a file with one a line (default: video).",
+            rich_help_panel=FEATURES,
+            autocompletion=named("video", "name", "photo", "ensemble"),
+        ),
+    ] = None,
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose, video (default: all).",
+            help="Compute only these: clip, pose, video, text (default: all).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose", "video"),
+            autocompletion=with_commas("clip", "pose", "video", "text"),
         ),
     ] = None,
     decoder: Annotated[
@@ -184,8 +193,10 @@ def extract(
       vilp-pipe extract --dataset folder --root my-videos --store stores/mine --pose none
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
+      vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
     """
     from pipeline.config import parse_part
+    from stages.clip.templates import read_templates
 
     given: dict[str, Any] = {
         "dataset": dataset,
@@ -206,6 +217,7 @@ def extract(
         "video": video,
         "video_pretrained": video_pretrained,
         "video_clips": video_clips,
+        "templates": None if templates is None else read_templates(templates),
         "modalities": _names(modality),
         "decoder": decoder,
         "decode_seconds": decode_seconds,

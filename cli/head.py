@@ -45,6 +45,9 @@ def train_head(
     epochs: Annotated[int, Opt(help="0 is zero-shot.")] = 30,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
+    video: Annotated[
+        str | None, Opt(help="Id of a video model's group, or its beginning: mean and attn then read its clips.")
+    ] = None,
     text: Annotated[
         str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
     ] = None,
@@ -158,6 +161,7 @@ def train_head(
             clip=clip,
             pose=pose,
             text=text,
+            video=video,
             training=training,
             tune=tune,
             progress=epochs_on(make_progress()),
@@ -234,14 +238,20 @@ def evaluate(
 
 
 def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
-    """A training callback that shows every head's epochs as one piece of work."""
+    """A training callback that shows every head's epochs as one piece of work, or those of all heads trained
+    together."""
+    shown: list[tuple[int, int]] = []
 
     def report(epoch: EpochReport) -> None:
-        if epoch.epoch == 1:
-            progress.begin(f"training, split {epoch.split}, seed {epoch.seed}", epoch.epochs)
-        progress.advance(1)
-        if epoch.epoch == epoch.epochs:
-            progress.end()
+        if not shown:
+            heads = f"split {epoch.split}, seed {epoch.seed}" if epoch.runs == 1 else f"{epoch.runs} heads together"
+            progress.begin(f"training, {heads}", epoch.epochs)
+            shown.append((epoch.split, epoch.seed))
+        if shown == [(epoch.split, epoch.seed)]:
+            progress.advance(1)
+            if epoch.epoch == epoch.epochs:
+                progress.end()
+                shown.clear()
 
     return report
 

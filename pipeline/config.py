@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
+from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
 from store.errors import UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
-MODALITIES = ("clip", "pose", "video")
+MODALITIES = ("clip", "pose", "video", "text")
 HEATMAPS = ("none", "joints", "limbs")
 ESTIMATORS = ("mmpose", "onnx", "precomputed", "none")
 
@@ -33,7 +34,9 @@ class ExtractConfig:
                   and ``pose_config`` are what it needs: see ``PoseConfig``
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
     video         video model of torchvision (see ``stages.video``), or ``none``; ``video_clips`` is K, clips a video
-    modalities    which of ``clip``, ``pose`` and ``video`` to compute now; a store may hold more
+    templates     prompts of the class names, each with ``{}`` for the name: see ``stages.clip.templates``
+    modalities    which of ``clip`` (with its text), ``pose`` and ``video`` to compute now, or ``text`` alone, to add a
+                  text set to a CLIP model that is there; a store may hold more
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
@@ -62,6 +65,7 @@ class ExtractConfig:
     video: str = "none"
     video_pretrained: str | None = None
     video_clips: int = 4
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
     decoder: str = "pyav"
     decode_seconds: float = 300.0
     engine: str = "ray"
@@ -84,6 +88,8 @@ class ExtractConfig:
         one_of("engine", self.engine, ENGINES)
         for name in self.modalities:
             one_of("modality", name, MODALITIES)
+        if "text" in self.modalities and not ({"clip"} & set(self.modalities) or self.text_only):
+            raise UsageError(f"modality is {','.join(self.modalities)}; give text alone, or with clip")
         if not self.modalities:
             raise UsageError(f"modality is empty; allowed: {', '.join(MODALITIES)}")
         for name in ("frames", "pose_frames", "video_clips", "batch_size", "shard_len", "chunk_bytes"):
@@ -105,9 +111,11 @@ class ExtractConfig:
         if self.pose not in ESTIMATORS and ":" not in self.pose:
             near = nearest(self.pose, ESTIMATORS)
             raise UsageError(f"pose is {self.pose!r}; allowed: {', '.join(ESTIMATORS)} or module:Class{near}")
+        for template in self.templates:
+            check_template(template)
         one_of("heatmap", self.heatmap, HEATMAPS)
         one_of("video", self.video, ("none", *RECIPES))
-        if self.heatmap != "none" and not self.wants_pose:
+        if self.heatmap != "none" and self.pose == "none":
             raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")
         if self.modalities == ("pose",) and self.pose == "none":
             raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")
@@ -122,7 +130,13 @@ class ExtractConfig:
 
     @property
     def wants_clip(self) -> bool:
-        return "clip" in self.modalities
+        """Whether the run knows the CLIP model; a run of text alone encodes no video with it."""
+        return "clip" in self.modalities or self.text_only
+
+    @property
+    def text_only(self) -> bool:
+        """Whether class names alone are encoded. Without a word about it they are, wherever frames are."""
+        return self.modalities == ("text",)
 
     @property
     def wants_video(self) -> bool:
@@ -166,7 +180,7 @@ class ExtractConfig:
         store lies, which share of it a run computes and where, and what only matters where something is there."""
         about_the_run = ("store", "part", "ray_address", "chunk_bytes", "update", "retry_quarantined", "strict")
         values = self.recipe() | {"limit": self.limit}
-        values["modality"] = values.pop("modalities")
+        values["modality"], values["templates"] = values.pop("modalities"), "|".join(self.templates)
         return {name.replace("_", "-"): value for name, value in values.items() if name not in about_the_run}
 
     @classmethod
@@ -210,6 +224,8 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     if "modalities" not in given:
         recipe.pop("modalities", None)
     base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
+    if given.get("modalities") == ("text",):
+        base = replace(base, heatmap="none")
     config = replace(base, store=url, **given)
     for option, value in config.code().items():
         if option not in given:

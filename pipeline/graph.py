@@ -92,22 +92,21 @@ def _stage(config: StageConfig) -> Any:
 def make_graph(config: ExtractConfig, root: Path) -> Graph:
     """Resolve a configuration into stages and groups, for videos under ``root``. Raises ``UsageError`` and
     ``MissingError`` for settings and weights that cannot be, before anything is decoded."""
+    video = _video_config(config) if config.wants_video else None
     decode = DecodeConfig(
         backend=config.decoder,
         num_frames=config.decoded_frames,
         chunk_bytes=config.chunk_bytes,
         cpu_deadline_s=config.decode_seconds,
+        clips=video.sampling if video else None,
     )
     branches = []
     if config.wants_clip:
         branches.append(_even_branch(_clip_config(config), config.frames, decode))
     if config.wants_pose:
         branches.append(_even_branch(_pose_config(config, root), config.pose_frames, decode))
-    if config.wants_video:
-        video = _video_config(config)
-        decode = dataclasses.replace(decode, clips=video.sampling)
-        frames = clips_modality(video.sampling, decode)
-        branches.append(_branch(video, frames, slice(decode.num_frames, None)))
+    if video is not None:
+        branches.append(_branch(video, clips_modality(video.sampling, decode), slice(decode.num_frames, None)))
     return Graph(decode, tuple(branches))
 
 

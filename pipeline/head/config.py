@@ -41,6 +41,9 @@ MODALITIES: dict[str, tuple[str, ...]] = {
 POSE_IN = ("both", "weights", "values")
 GUIDED = ("vilp", "pvcs", "fuse")
 PATCH_TOKENS = ("penult", "value", "last")
+# What a head's frames or tokens come from. The embeddings of a video model's clips meet no words.
+ENCODERS = ("clip", "video")
+VIDEO_HEADS = ("mean", "attn")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class HeadConfig:
     pose_in          where the pose acts in ``vilp``, ``pvcs`` and ``fuse``: ``weights``, ``values`` or ``both``
     temporal_layers  of BIKE's temporal transformer in front of ``vilp``: 6 as published, 0 without it
     tokens           patch tokens of the attention pooling
+    encoder          ``clip``, or ``video``: what ``mean`` and ``attn`` read are then the clips of a video model, which
+                     knows no class names, so that both learn a linear classifier
     """
 
     head: str = "fuse"
@@ -71,6 +76,7 @@ class HeadConfig:
     pose_in: str = "both"
     temporal_layers: int = 0
     tokens: str = "penult"
+    encoder: str = "clip"
 
     def __post_init__(self) -> None:
         if self.base not in HEADS or (self.late_pose and self.base == "pose"):
@@ -83,6 +89,12 @@ class HeadConfig:
         one_of("modalities", self.modalities, tuple(MODALITIES))
         one_of("pose-in", self.pose_in, POSE_IN)
         one_of("tokens", self.tokens, PATCH_TOKENS)
+        one_of("encoder", self.encoder, ENCODERS)
+        if self.encoder == "video" and self.base not in VIDEO_HEADS:
+            raise UsageError(
+                f"head is {self.head!r}, which reads words or patch tokens, and a video model gives neither; allowed "
+                f"with it: {', '.join(VIDEO_HEADS)}, also with {LATE_POSE}"
+            )
         for name in ("tau", "sigma", "bottleneck", "pool_heads"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed: numbers above 0")
@@ -114,6 +126,8 @@ class HeadConfig:
     @property
     def reads_text(self) -> bool:
         """Whether the head compares with class names, which makes it zero-shot when untrained."""
+        if self.encoder == "video":
+            return False
         return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", "pose")
 
     @property

@@ -97,6 +97,23 @@ class MeanHead(TextHead):
         return (self.log_scale.exp() * linear(unit(mean), self.class_units()),)
 
 
+class ProbeHead(Head):
+    """Mean of unit embeddings into a linear classifier: the baseline for an encoder that knows no words."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(sizes.dim)
+        self.classifier = nn.Linear(sizes.dim, sizes.classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        frames = unit(batch["frames"])
+        if frame_mask is not None:
+            frames = frames * frame_mask.unsqueeze(-1)
+        return (self.classifier(self.norm(frames.sum(dim=1))),)
+
+
 class SpottingHead(TextHead):
     """VCS: frames weighted by how well they match a class's words."""
 
@@ -349,7 +366,8 @@ def _streams(config: HeadConfig, sizes: HeadSizes) -> dict[str, Head]:
         else:
             streams["pose"] = PoseHead(config, sizes, with_text="T" in modalities)
     else:
-        streams[config.base] = MODULES[config.base](config, sizes)
+        probes = config.base == "mean" and config.encoder == "video"
+        streams[config.base] = (ProbeHead if probes else MODULES[config.base])(config, sizes)
     if config.late_pose:
         streams.setdefault("pose", PoseHead(config, sizes))
     return streams

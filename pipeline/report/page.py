@@ -42,9 +42,10 @@ def subtitle(facts: Facts) -> str:
     run = facts.run
     pose = f", poses {run.selection.pose}" if run.selection.pose else ""
     seeds = len({score.seed for score in run.scores})
+    encoder, shown = {"clip": ("CLIP", "frames"), "video": ("video model", "clips")}[run.selection.encoder]
     return (
-        f"{run.config.head} on {run.selection.dataset}, {len(run.class_names)} classes; CLIP {run.selection.clip}"
-        f"{pose}; {run.selection.frames} frames a video, {seeds} seed{'s' if seeds > 1 else ''}"
+        f"{run.config.head} on {run.selection.dataset}, {len(run.class_names)} classes; {encoder} {run.selection.clip}"
+        f"{pose}; {run.selection.frames} {shown} a video, {seeds} seed{'s' if seeds > 1 else ''}"
     )
 
 

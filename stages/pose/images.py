@@ -1,4 +1,4 @@
-"""Pictures for the models of the ONNX backend: whole frames fitted into a canvas, and crops around a person.
+"""Crops around a person for MoveNet.
 
 Coordinates are continuous: pixel i covers [i, i + 1), a picture of width W covers [0, W). Resizing is Pillow's
 antialiased bilinear: on the COCO people of the tests it serves MoveNet better than plain bilinear sampling does.
@@ -10,21 +10,6 @@ import math
 
 import numpy as np
 from PIL import Image
-
-
-def fit(frame: np.ndarray, *, width: int, height: int, fill: int) -> tuple[np.ndarray, float]:
-    """``frame`` uint8 [H, W, 3] resized to fit a canvas, aspect kept, padded with ``fill`` at the right and the bottom.
-
-    Returns uint8 [height, width, 3] and the factor from frame to canvas coordinates.
-    """
-    source_height, source_width = frame.shape[:2]
-    scale = min(width / source_width, height / source_height)
-    size = (max(1, int(source_width * scale + 0.5)), max(1, int(source_height * scale + 0.5)))
-    if size != (source_width, source_height):
-        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
-    canvas = np.full((height, width, 3), fill, dtype=np.uint8)
-    canvas[: size[1], : size[0]] = frame
-    return canvas, scale
 
 
 def crop_window(box: np.ndarray, *, aspect: float, padding: float) -> np.ndarray:
