@@ -91,9 +91,9 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None where
-        there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError`` where
-        several fit."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None
+        where there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError``
+        where several fit."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
