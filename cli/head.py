@@ -23,6 +23,7 @@ from cli.options import (
     complete_head,
     complete_run,
     complete_store,
+    named,
 )
 from pipeline.progress import Progress
 from store.errors import UsageError
@@ -55,16 +56,31 @@ def train_head(
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
     json: Json = False,
     modalities: Annotated[
-        str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.",
+            rich_help_panel=HEAD,
+            autocompletion=named("V", "P", "V+T", "P+T", "V+P", "V+P+T"),
+        ),
     ] = "V+P+T",
     word_mode: Annotated[
-        str, Opt(help="Words that spot frames: name+eot, name or all.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Words that spot frames: name+eot, name or all.",
+            rich_help_panel=HEAD,
+            autocompletion=named("name+eot", "name", "all"),
+        ),
     ] = "name+eot",
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
     pose_in: Annotated[
-        str, Opt(help="Where pose acts in vilp, pvcs and fuse: weights, values or both.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Where pose acts in vilp, pvcs and fuse: weights, values or both.",
+            rich_help_panel=HEAD,
+            autocompletion=named("both", "weights", "values"),
+        ),
     ] = "both",
     temporal_layers: Annotated[
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
@@ -103,7 +119,14 @@ def train_head(
         bool,
         Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
     ] = False,
-    loss: Annotated[str, Opt(help="all-class, or in-batch as published.", rich_help_panel=TRAINING)] = "all-class",
+    loss: Annotated[
+        str,
+        Opt(
+            help="all-class, or in-batch as published.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("all-class", "in-batch"),
+        ),
+    ] = "all-class",
     interpolation: Annotated[
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
