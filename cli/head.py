@@ -167,7 +167,8 @@ def train_head(
             progress=epochs_on(make_progress()),
         )
         assert result.directory is not None
-        keep_config(result.directory, store=where, clip=result.selection.clip, pose=result.selection.pose)
+        groups = {"clip": None, "pose": result.selection.pose, **result.selection.encoder_id}
+        keep_config(result.directory, store=where, **groups)
         _show(result, json, print_result)
 
 
