@@ -63,14 +63,17 @@ class FeatureStore:
 
     @property
     def dataset_name(self) -> str:
+        """Kind of dataset: ``hmdb51``, ``ucf101``, ``folder``, ``manifest`` or ``synthetic``."""
         return self.plan.dataset
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """C names; a label is a position in them."""
         return self.plan.class_names
 
     @property
     def num_splits(self) -> int:
+        """Splits are numbered from 1 to this; 0 where the dataset has none."""
         return self.plan.num_splits
 
     @property
@@ -89,7 +92,9 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None
+        where there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError``
+        where several fit."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
@@ -181,8 +186,13 @@ class FeatureStore:
         slots          these slots only
         clip, pose, video  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
+        device         where the tensors go: ``cpu``, ``cuda``, ``cuda:1``, ...
 
-        Videos that are quarantined or not extracted yet are left out: see ``summary``.
+        Videos that are quarantined or not extracted yet are left out: see ``summary``. Shapes and dtypes: ``Features``.
+
+        Raises ``UsageError`` for a split, subset, array, view or number of frames that the store does not have,
+        ``MissingError`` (``missing-modality``) where a group is absent, and ``StoreError`` (``store-corrupt``) where a
+        byte is not as it was written.
         """
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
@@ -202,7 +212,7 @@ class FeatureStore:
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
-        """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
+        """What ``load`` gives and raises, a shard at a time, so that a split never has to fit into memory."""
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
@@ -366,7 +376,7 @@ class FeatureStore:
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:
-        """All of an array of a text set."""
+        """All of an array of a text set, such as ``class_embeddings`` [K, C, D], checked against its hash."""
         spec = group.modality.arrays[name]
         key = self._array_key(group, name, 0)
         if key is None:
