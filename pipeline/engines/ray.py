@@ -263,6 +263,7 @@ class RayEngine:
 
     def close(self) -> None:
         self._thread.submit(ray.shutdown).result()
+        _print_deaths(True)
         self._thread.shutdown()
 
     def _room(self, found: Mapping[str, Any]) -> int:
@@ -395,6 +396,9 @@ def _connect(address: str | None, sizing: Sizing) -> None:
     # Ray would print the errors of calls that nobody waits for any more, once another one has ended the run.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # It also prints every death of a worker on standard output, which belongs to the caller; the summary tells of it.
+    # There is no public switch (ray 2.58.0); ``log_to_driver`` is about what workers print.
+    _print_deaths(False)
     ray.init(
         address=address or "local",  # an address in the environment is not what was asked for
         log_to_driver=False,  # nothing that a worker prints may reach standard output
@@ -402,6 +406,10 @@ def _connect(address: str | None, sizing: Sizing) -> None:
         configure_logging=False,
         **own,
     )
+
+
+def _print_deaths(wanted: bool) -> None:
+    ray._private.worker._worker_logs_enabled = wanted
 
 
 def _living() -> dict[str, dict[str, Any]]:
