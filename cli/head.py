@@ -23,6 +23,7 @@ from cli.options import (
     complete_head,
     complete_run,
     complete_store,
+    named,
 )
 from pipeline.progress import Progress
 from store.errors import UsageError
@@ -55,22 +56,37 @@ def train_head(
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
     json: Json = False,
     modalities: Annotated[
-        str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.",
+            rich_help_panel=HEAD,
+            autocompletion=named("V", "P", "V+T", "P+T", "V+P", "V+P+T"),
+        ),
     ] = "V+P+T",
     word_mode: Annotated[
-        str, Opt(help="Words that spot frames: name+eot, name or all.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Words that spot frames: name+eot, name or all.",
+            rich_help_panel=HEAD,
+            autocompletion=named("name+eot", "name", "all"),
+        ),
     ] = "name+eot",
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
     pose_in: Annotated[
-        str, Opt(help="Where pose acts in vilp, pvcs and fuse: weights, values or both.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Where pose acts in vilp, pvcs and fuse: weights, values or both.",
+            rich_help_panel=HEAD,
+            autocompletion=named("both", "weights", "values"),
+        ),
     ] = "both",
     temporal_layers: Annotated[
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult or value.", rich_help_panel=HEAD)
+        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
     ] = "penult",
     bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
     pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
@@ -103,7 +119,14 @@ def train_head(
         bool,
         Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
     ] = False,
-    loss: Annotated[str, Opt(help="all-class, or in-batch as published.", rich_help_panel=TRAINING)] = "all-class",
+    loss: Annotated[
+        str,
+        Opt(
+            help="all-class, or in-batch as published.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("all-class", "in-batch"),
+        ),
+    ] = "all-class",
     interpolation: Annotated[
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
@@ -257,14 +280,20 @@ def evaluate(
 
 
 def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
-    """A training callback that shows every head's epochs as one piece of work."""
+    """A training callback that shows every head's epochs as one piece of work, or those of all heads trained
+    together."""
+    shown: list[tuple[int, int]] = []
 
     def report(epoch: EpochReport) -> None:
-        if epoch.epoch == 1:
-            progress.begin(f"training, split {epoch.split}, seed {epoch.seed}", epoch.epochs)
-        progress.advance(1)
-        if epoch.epoch == epoch.epochs:
-            progress.end()
+        if not shown:
+            heads = f"split {epoch.split}, seed {epoch.seed}" if epoch.runs == 1 else f"{epoch.runs} heads together"
+            progress.begin(f"training, {heads}", epoch.epochs)
+            shown.append((epoch.split, epoch.seed))
+        if shown == [(epoch.split, epoch.seed)]:
+            progress.advance(1)
+            if epoch.epoch == epoch.epochs:
+                progress.end()
+                shown.clear()
 
     return report
 

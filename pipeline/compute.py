@@ -39,7 +39,7 @@ WEIGHTS = {
 
 def recorded_graphs(
     store: FeatureStore,
-    clip: str,
+    clip: str | None,
     pose: str | None,
     *,
     encoder: str = "clip",

@@ -14,7 +14,7 @@ from pipeline.figure import MAX_STRIPS, Strip, Verdict, View, draw_strips
 from pipeline.head.checkpoint import read_run
 from pipeline.head.data import Selection
 from pipeline.head.results import RunResult
-from pipeline.head.selection import encoder_group
+from pipeline.head.selection import selected_groups
 from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
@@ -84,7 +84,7 @@ def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Pa
 
 def matching(run: RunResult, store: FeatureStore) -> Selection:
     """The features that a run's heads read, in ``store``. Raises ``StoreError`` where it has others."""
-    encoder_group(store, run.selection)  # raises where there is none
+    selected_groups(store, run.selection)  # raises where one is not there
     if store.class_names != run.class_names:
         raise StoreError(
             f"the run knows {len(run.class_names)} classes of {run.selection.dataset} and {store.url} has others; "

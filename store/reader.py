@@ -22,6 +22,7 @@ from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
 from store.quarantine import quarantined
+from store.schema import ArraySpec
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
 
@@ -62,14 +63,17 @@ class FeatureStore:
 
     @property
     def dataset_name(self) -> str:
+        """Kind of dataset: ``hmdb51``, ``ucf101``, ``folder``, ``manifest`` or ``synthetic``."""
         return self.plan.dataset
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """C names; a label is a position in them."""
         return self.plan.class_names
 
     @property
     def num_splits(self) -> int:
+        """Splits are numbered from 1 to this; 0 where the dataset has none."""
         return self.plan.num_splits
 
     @property
@@ -88,7 +92,9 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None
+        where there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError``
+        where several fit."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
@@ -118,29 +124,33 @@ class FeatureStore:
         commits = self.commits(group)
         return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
+    def chosen_groups(self, clip: str | None = None, pose: str | None = None, video: str | None = None) -> list[Group]:
+        """The group of an encoder, a video model's where ``video`` is given and else CLIP's, and, where ``pose`` is
+        given, that pose group; the latter alone where the store has no CLIP and none is asked for."""
+        poses = [self.group("pose", pose)] if pose is not None else []
+        if video is not None:
+            return [self.group("video", video), *poses]
+        alone = poses and clip is None and not any(g.modality.kind == "clip" for g in self._groups.values())
+        return poses if alone else [self.group("clip", clip), *poses]
+
     def fingerprint(self, *, clip: str | None = None, pose: str | None = None, video: str | None = None) -> str:
-        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets), or of a video model's group
-        where ``video`` is given, and of a pose group where ``pose`` is: their ids and the hashes of all committed array
-        shards."""
-        chosen = [self._encoder(clip, video)]
-        chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
-        if pose is not None:
-            chosen.append(self.group("pose", pose))
+        """SHA-256 over what identifies the numbers of the ``chosen_groups``, and of the text sets of a CLIP group:
+        their ids and the hashes of all committed array shards."""
+        groups = self.chosen_groups(clip, pose, video)
+        texts = [g for g in self._groups.values() if g.modality.parent == groups[0].path]
+        chosen = [groups[0], *texts, *groups[1:]]
         parts = {
             g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
             for g in chosen
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
-    def _encoder(self, clip: str | None, video: str | None) -> Group:
-        return self.group("clip", clip) if video is None else self.group("video", video)
-
     def summary(
         self, split: int, *, clip: str | None = None, pose: str | None = None, video: str | None = None
     ) -> dict[str, dict[str, int]]:
         """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
-        groups = [self._encoder(clip, video)] + ([self.group("pose", pose)] if pose is not None else [])
+        groups = self.chosen_groups(clip, pose, video)
         usable = set(self.usable(groups))
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
@@ -176,8 +186,13 @@ class FeatureStore:
         slots          these slots only
         clip, pose, video  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
+        device         where the tensors go: ``cpu``, ``cuda``, ``cuda:1``, ...
 
-        Videos that are quarantined or not extracted yet are left out: see ``summary``.
+        Videos that are quarantined or not extracted yet are left out: see ``summary``. Shapes and dtypes: ``Features``.
+
+        Raises ``UsageError`` for a split, subset, array, view or number of frames that the store does not have,
+        ``MissingError`` (``missing-modality``) where a group is absent, and ``StoreError`` (``store-corrupt``) where a
+        byte is not as it was written.
         """
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
@@ -197,7 +212,7 @@ class FeatureStore:
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
-        """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
+        """What ``load`` gives and raises, a shard at a time, so that a split never has to fit into memory."""
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
@@ -303,13 +318,14 @@ class FeatureStore:
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
-            dims = group.modality.arrays[name].dims
-            if group.modality.kind == "clip":
-                values = _take(values, dims, "frame", frame_index, stored)
-                if view is not None:
-                    views = list(group.modality.record["views"])
-                    one_of("view", view, tuple(views))
-                    values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
+            spec = group.modality.arrays[name]
+            if "frame" in spec.dims:  # embeddings of heatmaps are on the time axis of CLIP, and in its views
+                values = _take(values, spec, "frame", _subsample(spec.shape[spec.dims.index("frame")], frames))
+            if "view" in spec.dims and view is not None:
+                record = group.modality.record
+                views = list((record if group.modality.kind == "clip" else record["heatmap"])["views"])
+                one_of("view", view, tuple(views))
+                values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
             pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
@@ -360,7 +376,7 @@ class FeatureStore:
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:
-        """All of an array of a text set."""
+        """All of an array of a text set, such as ``class_embeddings`` [K, C, D], checked against its hash."""
         spec = group.modality.arrays[name]
         key = self._array_key(group, name, 0)
         if key is None:
@@ -408,7 +424,7 @@ def _subsample(stored: int, frames: int | None) -> np.ndarray:
     return np.arange(frames) * stored // frames
 
 
-def _take(values: np.ndarray, dims: tuple[str, ...], dim: str, index: np.ndarray | None, length: int) -> np.ndarray:
-    if dim not in dims or index is None or np.array_equal(index, np.arange(length)):
-        return values
-    return np.take(values, index, axis=1 + dims.index(dim))
+def _take(values: np.ndarray, spec: ArraySpec, dim: str, index: np.ndarray) -> np.ndarray:
+    """Some positions along a named dimension of rows ``[N, *spec.shape]``."""
+    axis = spec.dims.index(dim)
+    return values if np.array_equal(index, np.arange(spec.shape[axis])) else np.take(values, index, axis=1 + axis)

@@ -138,6 +138,7 @@ class MadeUpStore:
         *,
         seed=0,
         dataset="made-up",
+        clip=True,
         tokens=("value", "penult"),
         pose=True,
         heatmap_clip=False,
@@ -150,6 +151,7 @@ class MadeUpStore:
         order=(0, 1, 2, 3),
         quarantined_class=None,
         persons=False,
+        misled=1.0,
         marked_boxes=None,
         second_clip=False,
         second_pose=False,
@@ -163,9 +165,12 @@ class MadeUpStore:
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
         self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
         self.others = (self.labels + self.rng.integers(1, 4, size=self.videos)) % 4
+        if misled < 1:  # in the other videos all cells carry the class
+            kept = self.rng.random(self.videos) >= misled
+            self.others[kept] = self.labels[kept]
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
-        self.clip = self._clip(tokens)
+        self.clip = self._clip(tokens) if clip else None
         self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
         self.second_pose = self._pose(estimator="other") if second_pose else None
@@ -194,7 +199,7 @@ class MadeUpStore:
     def _clip(self, tokens):
         views = len(self.views)
         arrays = {"cls": ArraySpec((views, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
-        for name, width in (("value", DIM), ("penult", WIDTH)):
+        for name, width in (("value", DIM), ("penult", WIDTH), ("last", DIM)):
             if name in tokens:
                 dims = ("view", "frame", "row", "column", "dim")
                 arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
@@ -273,6 +278,8 @@ class MadeUpStore:
             tokens = tokens.copy()
             tokens[..., 0, 0] += self.marked_boxes * noise
         made = {"cls": frames, "value": tokens, "penult": np.pad(tokens, [(0, 0)] * 5 + [(0, WIDTH - DIM)])}
+        if "last" in self.clip.arrays:
+            made["last"] = tokens
         made = {name: array + noise * self.rng.normal(size=array.shape) for name, array in made.items()}
         return {name: made[name].astype(np.float16) for name in self.clip.arrays}
 

@@ -32,7 +32,7 @@ class Inputs:
     notes   what a reader of the figures has to know
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
     labels: Tensor
     slots: Tensor
     video_ids: tuple[str, ...]
@@ -73,6 +73,11 @@ class Inputs:
             return start
         return start + (torch.rand(start.shape, generator=generator) * length).long()
 
+    def leave_device(self) -> None:
+        """Take the tensors off the device, which makes room on it; their batches are then sent one by one."""
+        for name, tensor in self.tensors.items():
+            self.tensors[name] = tensor.cpu()
+
     def rows(self, index: Tensor) -> Inputs:
         """Those of some videos: ``index`` int64 [M]."""
         picked = index.tolist()
@@ -100,7 +105,7 @@ class Batches:
     def __init__(self, inputs: Inputs) -> None:
         self._flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.tensors.items()}
         self._views = inputs.views
-        self._device = inputs.device
+        self.device = inputs.device
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, rows: Tensor, views: Tensor, frames: Tensor | None = None) -> dict[str, Tensor]:
@@ -113,14 +118,14 @@ class Batches:
         }
 
     def _rows(self, name: str, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
-        if name == "tokens" and tensor.device.type == self._device.type == "cpu":
+        if name == "tokens" and tensor.device.type == self.device.type == "cpu":
             return self._token_rows(tensor, index, frames)
         if frames is None:
             taken = tensor.index_select(0, index.to(tensor.device))
         else:
             flat = (index.unsqueeze(1) * tensor.shape[1] + frames).flatten().to(tensor.device)
             taken = tensor.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
-        return taken.to(self._device).float()
+        return taken.to(self.device).float()
 
     def _token_rows(self, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
         shape = tensor.shape[1:] if frames is None else torch.Size((frames.shape[1], *tensor.shape[2:]))
@@ -141,8 +146,10 @@ def load_inputs(
     subset: str | None,
     device: str,
     every_frame: bool = False,
+    slots: Sequence[int] | None = None,
 ) -> Inputs:
-    """The inputs of a head for one subset of a split (of all videos where both are None), on ``device``.
+    """The inputs of a head for one subset of a split (of all videos where both are None), on ``device``; with ``slots``
+    of these videos alone.
 
     With ``every_frame`` all stored frames are there, of which a head reads T' (``Inputs.frames``). What does not fit
     into the memory of the device stays outside and is sent batch by batch; ``Inputs.notes`` says so.
@@ -151,14 +158,16 @@ def load_inputs(
     """
     derived = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
     direct = {name: _array(name, config) for name in config.inputs if name not in derived}
-    stored = stored_frames(encoder_group(store, selection))
+    encoder = encoder_group(store, selection)
+    stored = stored_frames(encoder) if encoder else selection.frames
     count = stored if every_frame else selection.frames
+    usable = set(usable_slots(store, selection))
     features = store.load(
         split=split,
         subset=subset,
         arrays=tuple(direct.values()) or ("keypoints",),
         frames=count if direct else None,
-        slots=usable_slots(store, selection),
+        slots=sorted(usable if slots is None else usable & set(slots)),
         pose=selection.pose,
         **(selection.encoder_id if direct else {}),
     )
@@ -206,7 +215,10 @@ def _array(name: str, config: HeadConfig) -> str:
 
 def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors read with all stored views, in the selection's views; the others have those already."""
-    stored = list(encoder_group(store, selection).modality.record["views"])
+    encoder = encoder_group(store, selection)
+    if encoder is None:
+        return tensors
+    stored = list(encoder.modality.record["views"])
     if list(selection.views) == stored:
         return tensors
     index = [stored.index(view) for view in selection.views if view in stored]
@@ -270,12 +282,16 @@ def _resident(tensors: dict[str, Tensor], device: str) -> tuple[dict[str, Tensor
     except torch.OutOfMemoryError:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
-        note = (
-            f"the features ({size:.1f} GiB) do not fit into the memory of {device}: they stay outside and are sent "
-            "batch by batch, which is slower; fewer --frames need less"
-        )
-        return tensors, (note,)
+        return tensors, (does_not_fit(tensors, device),)
+
+
+def does_not_fit(tensors: Mapping[str, Tensor], device: str) -> str:
+    """What a reader of the figures has to know of features that are not on the device."""
+    size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
+    return (
+        f"the features ({size:.1f} GiB) do not fit into the memory of {device}: they stay outside and are sent "
+        "batch by batch, which is slower; fewer --frames need less"
+    )
 
 
 def _move(tensor: Tensor, device: str) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.head import selection as selections
 from pipeline.head.config import HeadConfig, HeadSizes
-from pipeline.head.data import Inputs
 from pipeline.head.plausible import too_good
 from pipeline.head.results import Prediction, RunResult, Score, mean_interval, summarise
 from pipeline.head.selection import Selection
@@ -51,7 +51,7 @@ def make_result(
                 kind="store-mismatch",
             )
     summaries = summarise(predictions)
-    record = selections.encoder_group(store, selection).modality.record
+    record = selections.encoder_record(store, selection)
     trained = training.epochs > 0
     complete, notes = completeness(store, coverage)
     notes = [*warnings, *notes]
@@ -90,9 +90,11 @@ def completeness(
     ]
 
 
-def absent_classes(inputs: Inputs, class_names: Sequence[str], split: int, subset: str) -> list[str]:
-    """A line about classes of which a subset of a split has no video with features: ``subset`` is training or test."""
-    counts = np.bincount(inputs.labels.cpu().numpy(), minlength=len(class_names))
+def absent_classes(labels: Tensor, store: FeatureStore, split: int, subset: str) -> list[str]:
+    """A line about classes of which a subset of a split has no video with features, as its ``labels`` int64 [N] say:
+    ``subset`` is training or test."""
+    class_names = store.class_names
+    counts = np.bincount(labels.cpu().numpy(), minlength=len(class_names))
     absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
     if not absent:
         return []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
@@ -15,7 +16,7 @@ from pipeline.head.metrics import hits
 from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment
 from pipeline.head.selection import coverage, random_weights
 from pipeline.head.text import TextSide
-from pipeline.head.train import TrainConfig, fit, new_head, predict
+from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
 from pipeline.studies.verdict import Outcomes
 from store.errors import UsageError
 
@@ -83,13 +84,10 @@ def outcomes(
 ) -> np.ndarray:
     """Whether each test video is right, bool [S, N], of a head trained ``seeds`` times."""
     train, test = train.only(config.inputs), test.only(config.inputs)
-    labels = test.labels.cpu().numpy()
-    found = []
-    for seed in range(seeds):
-        head = new_head(config, train, text, seed=seed)
-        fit(head, train, training, split=split, seed=seed)
-        found.append(hits(predict(head, test).numpy(), labels))
-    return np.stack(found)
+    labels, rows = test.labels.cpu().numpy(), torch.arange(len(train))
+    runs = [Run(new_head(config, train, text, seed=seed), rows, split, seed) for seed in range(seeds)]
+    fit_runs(runs, train, training)
+    return np.stack([hits(predict(run.head, test).numpy(), labels) for run in runs])
 
 
 def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class OneStageEstimator:
     def setup(self) -> None:
         self._digest()  # complains about missing weights before anything is built
         self._device = models.torch_device(self.config.device)
-        self._batches = models.Batches(self.config.batch_size, self.config.threads, self._device)
+        self._batches = models.batches(self.config, self._device)
         model = models.build(
             self.pose_config,
             weights=self.config.pose_weights,
@@ -86,7 +86,7 @@ class OneStageEstimator:
 
     def persons(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         """Persons of each frame uint8 [H, W, 3] (RGB), most prominent first."""
-        return self._batches.map(self._batch, frames)
+        return self._batches.map(self._batch, frames, self.config.batch_size)
 
     def _batch(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         from mmpose.structures import PoseDataSample
