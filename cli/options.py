@@ -63,7 +63,7 @@ Run = Annotated[str, Opt(help=RUN, autocompletion=complete_run)]
 Head = Annotated[
     str,
     Opt(
-        help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn or pose; any but pose with +pose (late fusion).",
+        help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn, pose or poseconv; any but the last two with +pose.",
         autocompletion=complete_head,
     ),
 ]
