@@ -34,7 +34,8 @@ _running: ContextVar[typer.Context] = ContextVar("running")
 
 
 class Command(TyperCommand):
-    """A command whose switches can be turned off again, which its help does not list one by one."""
+    """A command whose switches can be turned off again, which its help does not list one by one, and whose errors name
+    the value that they are about."""
 
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
@@ -43,6 +44,18 @@ class Command(TyperCommand):
                 off = [f"--no-{option.removeprefix('--')}" for option in param.opts if option.startswith("--")]
                 parser.add_option(param, off, param.name, action="store_const", const=False)  # type: ignore[call-arg,arg-type]
         return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except typer.BadParameter as error:
+            name = error.param.name if error.param is not None else ""
+            given = self.make_parser(ctx).parse_args(args=list(args))[0].get(name, ctx.lookup_default(name))
+            if error.param is None or given is None:
+                raise  # it is missing
+            raise UsageError(
+                f"{_key(error.param)} is {given!r}; {error.message[:1].lower()}{error.message[1:]}"
+            ) from None
 
 
 class App(typer.Typer):
@@ -59,19 +72,26 @@ class App(typer.Typer):
 
 
 def keep_config(made: str | os.PathLike[str], **resolved: Any) -> None:
-    """Keep the settings of the command that runs: in the folder that it made, ``<command>.toml``, or beside the file,
-    ``<file>.toml``. ``resolved`` are values that it came to, by parameter, such as the store where none was given."""
-    context, made = _running.get(), Path(made)
+    """Keep the settings of the command that runs: in the folder (or bucket) that it made, ``<command>.toml``, or beside
+    the file, ``<file>.toml``. ``resolved`` are values that it came to, by parameter, such as the store where none was
+    given."""
+    context = _running.get()
     name = _name(context)
-    options = _options(context)
-    values = {options.get(key, key): value for key, value in {**context.params, **resolved}.items()}
-    kept = {key: _kept(key, value) for key, value in values.items() if key not in ABOUT_OUTPUT}
-    path = made / f"{name.replace(' ', '-')}.toml" if made.is_dir() else made.with_name(f"{made.name}.toml")
+    values = {**context.params, **resolved}
+    options = {_key(param): values.get(param.name) for param in context.command.params}
+    kept = {key: _kept(key, value) for key, value in options.items() if key not in ABOUT_OUTPUT}
+    text, file = as_toml(name, kept), f"{name.replace(' ', '-')}.toml"
+    if "://" in str(made):
+        from store.objects import open_objects
+
+        open_objects(made).put(file, text)
+        return
+    path = Path(made) / file if Path(made).is_dir() else Path(f"{made}.toml")
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         say(f"note: {path} was not written by vilp-pipe and stays; the settings of this run are not kept")
         return
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_bytes(as_toml(name, kept))
+    fresh.write_bytes(text)
     fresh.replace(path)
 
 
@@ -182,8 +202,3 @@ def _name(context: typer.Context) -> str:
 def _key(param: Any) -> str:
     """The name of an option or argument in a file."""
     return max(param.opts, key=len).removeprefix("--") if param.param_type_name == "option" else str(param.name)
-
-
-def _options(context: typer.Context) -> dict[str, str]:
-    """The names in a file by parameter."""
-    return {param.name: _key(param) for param in context.command.params}

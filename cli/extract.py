@@ -56,9 +56,9 @@ def extract(
     tokens: Annotated[
         str | None,
         Opt(
-            help="Patch tokens to keep: value,penult, one of them, or ''.",
+            help="Patch tokens to keep, of value, penult and last, or '' (default: value,penult).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("value", "penult"),
+            autocompletion=with_commas("value", "penult", "last"),
         ),
     ] = None,
     clip: Annotated[
@@ -102,6 +102,9 @@ def extract(
             help="Embeddings of clips by a video model of torchvision: r2plus1d_18, r3d_18, mc3_18, mvit_v1_b, "
             "mvit_v2_s, swin3d_t, swin3d_s, swin3d_b or none (default: none).",
             rich_help_panel=FEATURES,
+            autocompletion=named(
+                "r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b", "none"
+            ),
         ),
     ] = None,
     video_pretrained: Annotated[
@@ -114,12 +117,21 @@ def extract(
     video_clips: Annotated[
         int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
     ] = None,
+    templates: Annotated[
+        str | None,
+        Opt(
+            help="Prompts of the class names: video, name, photo or ensemble, templates with {} and | between them, "
+            "or a file with one a line (default: video).",
+            rich_help_panel=FEATURES,
+            autocompletion=named("video", "name", "photo", "ensemble"),
+        ),
+    ] = None,
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose, video (default: all).",
+            help="Compute only these: clip, pose, video, text (default: all).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose", "video"),
+            autocompletion=with_commas("clip", "pose", "video", "text"),
         ),
     ] = None,
     decoder: Annotated[
@@ -184,8 +196,10 @@ def extract(
       vilp-pipe extract --dataset folder --root my-videos --store stores/mine --pose none
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
+      vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
     """
     from pipeline.config import parse_part
+    from stages.clip.templates import read_templates
 
     given: dict[str, Any] = {
         "dataset": dataset,
@@ -206,6 +220,7 @@ def extract(
         "video": video,
         "video_pretrained": video_pretrained,
         "video_clips": video_clips,
+        "templates": None if templates is None else read_templates(templates),
         "modalities": _names(modality),
         "decoder": decoder,
         "decode_seconds": decode_seconds,

@@ -18,7 +18,7 @@ from store.printable import command, one_line
 # Where the commands are, in the order in which the help lists them.
 MODULES = (
     *("extract", "store", "head", "study", "inspect", "report", "predict", "search"),
-    *("export", "care", "datasets", "demo", "benchmark"),
+    *("export", "care", "datasets", "doctor", "demo", "benchmark"),
 )
 
 
@@ -30,7 +30,7 @@ class Stopped(BaseException):
         self.number = number
 
 
-def _add_commands() -> None:
+def add_commands() -> None:
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     for module in MODULES:
         import_module(f"cli.{module}")
@@ -44,7 +44,7 @@ def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 def run() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 usage, 130 and 143 after SIGINT and SIGTERM."""
-    _add_commands()
+    add_commands()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:

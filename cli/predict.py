@@ -26,6 +26,7 @@ def predict(
     top: Annotated[int, Opt(help="Classes to name.")] = 5,
     figure: Annotated[str | None, Opt(help="Draw a PNG with a strip a video.")] = None,
     clip_pretrained: Annotated[str | None, Opt(help="Where the CLIP weights are now, if they moved.")] = None,
+    video_pretrained: Annotated[str | None, Opt(help="Where the video model's weights are now.")] = None,
     det_weights: Annotated[str | None, Opt(help="Where the detector's weights are now.")] = None,
     pose_weights: Annotated[str | None, Opt(help="Where the keypoint model's weights are now.")] = None,
     pose_config: Annotated[str | None, Opt(help="Where the file of poses, or mmpose's config, is now.")] = None,
@@ -45,6 +46,7 @@ def predict(
 
         moved = {
             "clip_pretrained": clip_pretrained,
+            "video_pretrained": video_pretrained,
             "det_weights": det_weights,
             "pose_weights": pose_weights,
             "pose_config": pose_config,

@@ -30,20 +30,26 @@ from store.reader import FeatureStore
 from store.writer import add_modality, create_store
 
 # Settings that may name a file, by kind of group, and the options of the command line that name another.
-WEIGHTS = {"clip": ("clip_pretrained",), "pose": ("det_weights", "pose_weights", "pose_config")}
+WEIGHTS = {
+    "clip": ("clip_pretrained",),
+    "video": ("video_pretrained",),
+    "pose": ("det_weights", "pose_weights", "pose_config"),
+}
 
 
 def recorded_graphs(
     store: FeatureStore,
-    clip: str,
+    clip: str | None,
     pose: str | None,
     *,
+    encoder: str = "clip",
     weights: Mapping[str, str | None],
     device: str = "auto",
     code: Collection[str] = (),
 ) -> list[Graph]:
     """What computes the CLIP group ``clip`` and the pose group ``pose`` of a store, as they were computed for it.
 
+    encoder  ``video`` where ``clip`` is the group of a video model
     weights  files in place of those that the store remembers, by setting (see ``WEIGHTS``); the contents must be the
              same
     code     decoders and estimators of the user's own (``module:name``) and configs in Python that may be run: a store
@@ -54,7 +60,7 @@ def recorded_graphs(
     give other features, with what differs.
     """
     graphs = []
-    for kind, name in (("clip", clip), ("pose", pose)):
+    for kind, name in ((encoder, clip), ("pose", pose)):
         if name is not None:
             group = store.group(kind, name)
             config = _config(store, group, weights, device)

@@ -24,10 +24,10 @@ from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.derived import refresh
-from store.errors import StoreError
+from store.errors import MissingError, StoreError
 from store.groups import read_groups, write_metadata
 from store.kept import keep_config
-from store.layout import COMMITS, STORE
+from store.layout import STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
 from store.packs import PACK_FROM, pack_commits
@@ -63,10 +63,14 @@ def extract(
     objects = open_objects(config.store_url)
     check_place(objects)
     with hold(objects, config.part) as lease:
+        if config.text_only:
+            _refuse_without_clip(objects, config, graph)
+            only_shards = ()
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
-            keep_config(ours, as_toml("extract", config.options()))
+            if only_shards is None:  # a repair makes nothing new
+                keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings
@@ -152,6 +156,19 @@ def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
         )
 
 
+def _refuse_without_clip(objects: Objects, config: ExtractConfig, graph: Graph) -> None:
+    """Raise ``MissingError`` where the store has no features of the model whose text tower is wanted."""
+    (clip,) = graph.branches
+    there = get_sealed(objects, STORE) is not None and clip.modality.path in read_groups(objects)
+    if not there:
+        adding = command("extract", "--store", objects.url, "--modality", "clip", "--clip", config.clip)
+        raise MissingError(
+            f"{objects.url} has no features of {clip.modality.path}, so a text set would stand alone; add them with: "
+            f"{adding}",
+            kind="missing-modality",
+        )
+
+
 def _add_groups(objects: Objects, config: ExtractConfig, graph: Graph, plan: Plan) -> list[str]:
     """Define the groups of this run; says where what is there was computed in another environment."""
     warnings = []
@@ -176,7 +193,7 @@ def _run(
     progress: Progress,
 ) -> None:
     clip = next((branch for branch in graph.branches if branch.modality.kind == "clip"), None)
-    texts = clip is not None and not _has_text(objects, clip.modality.path)
+    texts = clip is not None and not _has_text(objects, clip.modality.path, config.templates)
     if not work.num_videos and not texts:
         return
     plan, since_packed = work.plan, 0
@@ -218,7 +235,7 @@ def _write_text(
     text, losses = None, []
     while text is None:
         try:
-            text = engine.call(clip, "encode_text", class_names)
+            text = engine.call(clip, "encode_text", class_names, config.templates)
         except WorkerLostError as loss:
             losses.append(f"began again: {loss}")
             bound_losses("encoding of class names", len(losses), loss)
@@ -229,9 +246,12 @@ def _write_text(
     return losses
 
 
-def _has_text(objects: Objects, clip: str) -> bool:
-    names = objects.scan(f"{COMMITS}/{clip}/text").folders
-    return any(committed_shards(objects, f"{clip}/text/{name}") for name in names)
+def _has_text(objects: Objects, clip: str, templates: Sequence[str]) -> bool:
+    texts = [group for group in read_groups(objects).values() if group.modality.parent == clip]
+    return any(
+        list(text.modality.record["templates"]) == list(templates) and committed_shards(objects, text.path)
+        for text in texts
+    )
 
 
 @contextlib.contextmanager
@@ -254,8 +274,11 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 
 def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    # The default head reads poses.
-    head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
+    kinds = {group.modality.kind: group.modality.id for group in read_groups(objects).values()}
+    # The default head reads CLIP and poses.
+    head = [] if "pose" in kinds else ["--head", "vcs"]
+    if "clip" not in kinds and "video" in kinds:
+        head = ["--head", "mean", "--video", kinds["video"]]
     named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
     return Summary(
         store=objects.url,

@@ -9,11 +9,11 @@ from typing import Any
 import typer
 
 from cli.app import app
-from cli.main import _add_commands
+from cli.main import add_commands
 
 
 def group() -> Any:
-    _add_commands()
+    add_commands()
     return typer.main.get_command(app)
 
 

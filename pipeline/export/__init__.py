@@ -81,7 +81,7 @@ def export(
     Raises ``UsageError`` for arguments that cannot be and for a place that holds something else, ``MissingError`` where
     no video of the selection has features, ``StoreError`` for a damaged store and a disk that fails.
     """
-    one_of("to", to, FORMATS)
+    one_of("format", to, FORMATS)
     if shard_bytes < 1:
         raise UsageError(f"shard-size is {shard_bytes} bytes; allowed: 1 or more, such as 256MB")
     progress = progress or Progress()

@@ -22,10 +22,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "pvcs-joint": ("frames", "parts", "part_presence"),
     "attn": ("tokens",),
     "pose": ("skeleton",),
+    "poseconv": ("skeleton",),
     "fuse": ("frames", "pooled", "presence", "tokens", "heatmap"),
 }
 HEADS = tuple(INPUTS)
-# A second stream for any head but ``pose``: its logits and those of the pose head are added (late fusion).
+# Heads that read nothing but skeletons.
+SKELETON_HEADS = ("pose", "poseconv")
+# A second stream for any other head: its logits and those of the pose head are added (late fusion).
 LATE_POSE = "+pose"
 
 # What is left of the default head when modalities are taken away: video, pose, text.
@@ -41,6 +44,9 @@ MODALITIES: dict[str, tuple[str, ...]] = {
 POSE_IN = ("both", "weights", "values")
 GUIDED = ("vilp", "pvcs", "fuse")
 PATCH_TOKENS = ("penult", "value", "last")
+# What a head's frames or tokens come from. The embeddings of a video model's clips meet no words.
+ENCODERS = ("clip", "video")
+VIDEO_HEADS = ("mean", "attn")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class HeadConfig:
     pose_in          where the pose acts in ``vilp``, ``pvcs`` and ``fuse``: ``weights``, ``values`` or ``both``
     temporal_layers  of BIKE's temporal transformer in front of ``vilp``: 6 as published, 0 without it
     tokens           patch tokens of the attention pooling
+    encoder          ``clip``, or ``video``: what ``mean`` and ``attn`` read are then the clips of a video model, which
+                     knows no class names, so that both learn a linear classifier
     """
 
     head: str = "fuse"
@@ -71,10 +79,11 @@ class HeadConfig:
     pose_in: str = "both"
     temporal_layers: int = 0
     tokens: str = "penult"
+    encoder: str = "clip"
 
     def __post_init__(self) -> None:
-        if self.base not in HEADS or (self.late_pose and self.base == "pose"):
-            both = [head + LATE_POSE for head in HEADS if head != "pose"]
+        if self.base not in HEADS or (self.late_pose and self.base in SKELETON_HEADS):
+            both = [head + LATE_POSE for head in HEADS if head not in SKELETON_HEADS]
             raise UsageError(
                 f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}"
                 f"{nearest(self.head, [*HEADS, *both])}"
@@ -83,6 +92,12 @@ class HeadConfig:
         one_of("modalities", self.modalities, tuple(MODALITIES))
         one_of("pose-in", self.pose_in, POSE_IN)
         one_of("tokens", self.tokens, PATCH_TOKENS)
+        one_of("encoder", self.encoder, ENCODERS)
+        if self.encoder == "video" and self.base not in VIDEO_HEADS:
+            raise UsageError(
+                f"head is {self.head!r}, which reads words or patch tokens, and a video model gives neither; allowed "
+                f"with it: {', '.join(VIDEO_HEADS)}, also with {LATE_POSE}"
+            )
         for name in ("tau", "sigma", "bottleneck", "pool_heads"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed: numbers above 0")
@@ -114,7 +129,9 @@ class HeadConfig:
     @property
     def reads_text(self) -> bool:
         """Whether the head compares with class names, which makes it zero-shot when untrained."""
-        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", "pose")
+        if self.encoder == "video":
+            return False
+        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", *SKELETON_HEADS)
 
     @property
     def zero_shot(self) -> bool:

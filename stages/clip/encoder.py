@@ -19,7 +19,8 @@ from stages.batching import fixed_batches, map_ahead, resolve_device
 from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
-from stages.clip.text import DEFAULT_TEMPLATES, encode_text
+from stages.clip.templates import DEFAULT_TEMPLATES
+from stages.clip.text import encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
 from stages.precision import DTYPES, has_amx, resolve_precision
 from stages.types import Clip
@@ -87,7 +88,11 @@ class ClipEncoder:
             vision = model.config["vision_cfg"]
             grid = grid_side(model.image_size // vision["patch_size"])
             record["grid"] = grid
-            for name, size, dim in (("value", width, "embed"), ("penult", vision["width"], "width")):
+            for name, size, dim in (
+                ("value", width, "embed"),
+                ("penult", vision["width"], "width"),
+                ("last", width, "embed"),
+            ):
                 if name in self._tokens:
                     arrays[name] = ArraySpec((*shape, grid, grid, size), "float16", (*dims, "row", "column", dim))
         if "penult" in self._tokens:

@@ -35,8 +35,8 @@ class Preprocess:
         height, width = frames.shape[1:3]
         scale, shift = self._scale_and_shift(device)
         for view in views:
-            cut = _cut(pixels, crop_of(view, width, height, self.size), self.interpolation)
-            yield cut.contiguous().float().mul_(scale).add_(shift)
+            seen = cut(pixels, crop_of(view, width, height, self.size), self.interpolation)
+            yield seen.contiguous().float().mul_(scale).add_(shift)
 
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (self.mean, self.std))
@@ -54,7 +54,7 @@ def resize_float(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return interpolate(rows, size, mode=mode, antialias=True).round_().clamp_(0, 255).byte()
 
 
-def _cut(pixels: Tensor, crop: Crop, mode: str) -> Tensor:
+def cut(pixels: Tensor, crop: Crop, mode: str) -> Tensor:
     """uint8 [T, 3, S, S] out of uint8 [T, 3, H, W]."""
     if pixels.shape[-2:] != (crop.height, crop.width):
         resize = resize_uint8 if pixels.device.type == "cpu" else resize_float

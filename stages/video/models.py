@@ -20,6 +20,7 @@ def published(config: VideoConfig) -> WeightsEnum | None:
     """Torchvision's weights that a config names; None for a file and for random ones. Raises ``UsageError`` for a name
     that is none of the model's, and ``MissingError`` for a file that is not there."""
     known: Any = get_model_weights(config.model)
+    names = ", ".join(weights.name for weights in known)
     name = config.pretrained
     if name is None:
         return known.DEFAULT
@@ -29,13 +30,11 @@ def published(config: VideoConfig) -> WeightsEnum | None:
         return known[name]
     if Path(name).suffix or len(Path(name).parts) > 1:
         raise MissingError(
-            f"video weights {name!r} are no file; give {FLAG} a file, a name ({', '.join(known.__members__)}) or none "
-            "for random weights",
+            f"video weights {name!r} are no file; give {FLAG} a file, a name ({names}) or none for random weights",
             kind="missing-weights",
         )
     raise UsageError(
-        f"video weights are {name!r}; allowed for {config.model}: {', '.join(known.__members__)}, a weight file, none "
-        "for random weights"
+        f"video weights are {name!r}; allowed for {config.model}: {names}, a weight file, none for random weights"
     )
 
 

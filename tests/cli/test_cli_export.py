@@ -27,7 +27,9 @@ def test_export(run: Vilp, tmp_path: Path) -> None:
         "present": 3,
     }
     plain = json.loads(
-        run("export", "--out", "npy", "--to", "npy", "--split", 1, "--subset", "test", "--arrays", "cls", "--json").out
+        run(
+            "export", "--out", "npy", "--format", "npy", "--split", 1, "--subset", "test", "--arrays", "cls", "--json"
+        ).out
     )
     assert (plain["videos"], plain["files"], len(list((tmp_path / "npy" / "cls").iterdir()))) == (4, 4, 4)
 
@@ -35,7 +37,7 @@ def test_export(run: Vilp, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--to", "hdf5"), "to is 'hdf5'; allowed: webdataset, npy"),
+        (("--format", "hdf5"), "format is 'hdf5'; allowed: webdataset, npy"),
         (("--shard-size", "big"), "shard-size is 'big'; allowed: a number of bytes"),
         (("--arrays", "nothing"), "arrays is 'nothing'; allowed: cls"),
     ],

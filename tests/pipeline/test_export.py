@@ -227,7 +227,7 @@ def test_to_a_bucket(store: FeatureStore, tmp_path: Path, s3: s3server.S3Server)
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"to": "hdf5"}, UsageError, "to is 'hdf5'; allowed: webdataset, npy"),
+        ({"to": "hdf5"}, UsageError, "format is 'hdf5'; allowed: webdataset, npy"),
         ({"shard_bytes": 0}, UsageError, "shard-size is 0 bytes"),
         ({"arrays": ("nothing",)}, UsageError, "arrays is 'nothing'; allowed"),
         ({"subset": "train"}, UsageError, "no split is named"),

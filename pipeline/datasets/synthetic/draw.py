@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -32,16 +34,19 @@ LIMBS = tuple(
 _LIFT = {"trousers": -0.02, "skin": 0.06}
 
 
-def frames(script: Script) -> np.ndarray:
-    """All frames of a clip, uint8 [F, H, W, 3]."""
+def frames(script: Script, numbers: Sequence[int] | None = None) -> np.ndarray:
+    """The frames ``numbers`` of a clip, or all of them, uint8 [F, H, W, 3]."""
+    numbers = range(script.num_frames) if numbers is None else numbers
     big = (script.width * SUPERSAMPLING, script.height * SUPERSAMPLING)
     backdrop = paint(script.scene, np.random.default_rng([*script.seed, 1]), *big)
     if script.seat is not None:
         _chair(backdrop, script.seat * SUPERSAMPLING, np.random.default_rng([*script.seed, 2]))
     plain = cv2.resize(backdrop, (script.width, script.height), interpolation=cv2.INTER_AREA)
-    out = np.repeat(plain[None], script.num_frames, 0)
+    out = np.repeat(plain[None], len(numbers), 0)
+    if not (script.figures or script.prop or script.occluder):
+        return out
     canvas = np.empty_like(backdrop)
-    for number in range(script.num_frames if script.figures or script.prop or script.occluder else 0):
+    for place, number in enumerate(numbers):
         np.copyto(canvas, backdrop)
         for figure in reversed(script.figures[1:]):
             _person(canvas, figure, number, None)
@@ -49,7 +54,7 @@ def frames(script: Script) -> np.ndarray:
             _person(canvas, script.figures[0], number, script.prop)
         if script.occluder is not None:
             _occluder(canvas, script.occluder, COLOURS[script.occluder_colour])
-        cv2.resize(canvas, (script.width, script.height), dst=out[number], interpolation=cv2.INTER_AREA)
+        cv2.resize(canvas, (script.width, script.height), dst=out[place], interpolation=cv2.INTER_AREA)
     return out
 
 

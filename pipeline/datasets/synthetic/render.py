@@ -219,7 +219,7 @@ def _annotations(scripts: list[Script], config: SyntheticConfig) -> pa.Table:
                 "object": script.prop.kind if script.prop else None,
                 "object_colour": script.prop.colour if script.prop else None,
                 "yaw": script.yaw,
-                "view": "front" if abs(script.yaw) < 25 else "right" if script.yaw > 0 else "left",
+                "view": script.view,
                 "person_height": script.person_height,
                 "hair": person.hair if person else None,
                 "shirt": person.shirt if person else None,

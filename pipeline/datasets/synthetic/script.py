@@ -129,6 +129,11 @@ class Script:
     def path(self) -> str:
         return f"videos/{slug(self.class_name)}/{self.video_id}.{CODECS[self.codec]}"
 
+    @property
+    def view(self) -> str:
+        """Which side of the screen the actor faces: front, left or right."""
+        return "front" if abs(self.yaw) < 25 else "right" if self.yaw > 0 else "left"
+
 
 def slug(class_name: str) -> str:
     return class_name.replace(" ", "_")

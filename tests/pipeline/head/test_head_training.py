@@ -100,12 +100,9 @@ def test_attention_finds_the_cell_that_carries_the_class(make_world):
 def test_alpha_stays_in_its_range(make_world):
     world = make_world(classes=4, dim=32)
     inputs = only(all_inputs(world), "pvcs")
-    seen = []
     head = new_head(HeadConfig(head="pvcs"), inputs, world.text)
-    config = TrainConfig(epochs=6, batch_size=8, learning_rate=0.05)
-    fit(head, inputs, config, progress=lambda report: seen.append((report.epoch, head.alpha.item())))
-    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5, 6]
-    assert all(0 <= alpha <= 1 for _, alpha in seen)
+    fit(head, inputs, TrainConfig(epochs=6, batch_size=8, learning_rate=0.05, ema=0.0))
+    assert 0 <= head.alpha <= 1
     with torch.no_grad():
         head.alpha.fill_(3.0)
         head.log_scale.fill_(9.0)

@@ -1,0 +1,76 @@
+"""Frames to train and to measure on: drawn straight from scripts, cut as the CLIP stage cuts them, with their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.datasets.synthetic.captions import facts_of, held_out
+from pipeline.datasets.synthetic.config import SyntheticConfig
+from pipeline.datasets.synthetic.draw import frames as draw
+from pipeline.datasets.synthetic.script import Script, write_scripts
+from pipeline.stick.config import TRAINING_SEED, StickConfig
+from stages.clip.preprocess import cut
+from stages.geometry import crop_of
+
+
+@dataclass(frozen=True)
+class Frames:
+    """N frames of some clips.
+
+    pixels  uint8 [N, 3, S, S], the view ``center``
+    facts   int64 [N, facts], see ``captions.FACTS``
+    clips   int64 [N]: which of ``scripts`` a frame is of
+    """
+
+    pixels: Tensor
+    facts: np.ndarray
+    clips: np.ndarray
+    scripts: tuple[Script, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def draw_training_frames(config: StickConfig, size: int) -> Frames:
+    """Frames at random moments of every training clip that shows no combination that is held out."""
+    rendered = SyntheticConfig(num_subjects=config.subjects)
+    scripts = [script for script in write_scripts(TRAINING_SEED, rendered) if not held_out(script)]
+    moments = []
+    for script in scripts:
+        rng = np.random.default_rng([*script.seed, 3])
+        edges = np.linspace(0, script.num_frames, config.frames_a_clip + 1)
+        moments.append(np.floor(rng.uniform(edges[:-1], edges[1:])).astype(int))
+    return _take(scripts, moments, size)
+
+
+def draw_test_frames(seed: int, config: SyntheticConfig, num_frames: int, size: int) -> Frames:
+    """The frames that the CLIP stage takes of every clip, before any video codec has touched them."""
+    scripts = list(write_scripts(seed, config))
+    return _take(scripts, [np.arange(num_frames) * s.num_frames // num_frames for s in scripts], size)
+
+
+def _take(scripts: list[Script], moments: list[np.ndarray], size: int) -> Frames:
+    cv2.setNumThreads(1)
+    pixels, facts = [], []
+    for script, chosen in zip(scripts, moments, strict=True):
+        shown = torch.from_numpy(draw(script, chosen.tolist())).permute(0, 3, 1, 2)
+        pixels.append(cut(shown, crop_of("center", script.width, script.height, size), "bicubic").contiguous())
+        facts.append(facts_of(script)[chosen])
+    clips = np.repeat(np.arange(len(scripts)), [len(chosen) for chosen in moments])
+    return Frames(torch.cat(pixels), np.concatenate(facts), clips, tuple(scripts))
+
+
+def batches(count: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """``steps`` batches of ``size`` rows of ``count``: every row once before any comes again."""
+    order = np.empty(0, np.int64)
+    for _ in range(steps):
+        if len(order) < size:
+            order = np.concatenate([order, rng.permutation(count)])
+        yield order[:size]
+        order = order[size:]

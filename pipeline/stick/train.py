@@ -1,0 +1,210 @@
+"""The training: pairs of frames and captions, where the truth says of every pair in a batch whether it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize, pad
+
+from pipeline.datasets.synthetic.captions import FACTS, Caption, true_of, write_caption
+from pipeline.stick.config import StickConfig
+from pipeline.stick.frames import Frames, batches
+from stages.clip.models import ResolvedModel
+from stages.seeded import seeded
+
+LEFT, RIGHT = (FACTS["view"].index(side) for side in ("left", "right"))
+VIEW = tuple(FACTS).index("view")
+PARTS = 2  # of a batch, see ``_Tower``
+CAPTIONS, BEGINNINGS = 2, 2  # of each frame of a batch; beginnings of each caption
+SHIFT = 6  # pixels that a frame is moved at most in training
+
+
+def train(
+    resolved: ResolvedModel, frames: Frames, config: StickConfig, told: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """A state dict of the whole model, float32.
+
+    The loss is contrastive, with all that is true as targets: a caption such as ``a person waving`` fits many frames of
+    a batch, and ``someone`` nearly all. Beginnings of captions are captions too, so that every word of a prompt means
+    what has been said up to it, which is what the heads that spot words rely on.
+
+    Deterministic on one machine with one number of threads.
+    """
+    captioner = _Captioner(frames.facts, np.random.default_rng([config.seed, 1]))
+    text_config = resolved.config["text_cfg"]
+    small = {**resolved.config, "text_cfg": {**text_config, "vocab_size": len(captioner.vocabulary)}}
+    with seeded(config.seed):
+        model = CLIP(**small)
+    mean, std = (torch.tensor(resolved.preprocess[name]).view(3, 1, 1) * 255 for name in ("mean", "std"))
+    tower = _Tower(model.visual)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=(0.9, 0.98))
+    order = batches(len(frames), config.batch_size, config.steps, np.random.default_rng([config.seed, 2]))
+    rng = np.random.default_rng([config.seed, 3])
+    average = 0.0
+    for step, rows in enumerate(order):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config)
+        pixels, facts = _augmented(frames.pixels[rows], frames.facts[rows], rng)
+        ids, ends, said = captioner.captions(facts, rng)
+        images = tower((pixels - mean) / std)
+        units = images.detach().requires_grad_()
+        texts = normalize(_text(model, ids, ends), dim=-1)
+        true = torch.from_numpy(true_of(facts, said))
+        loss = contrast(normalize(units, dim=-1), texts, true, model.logit_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        assert units.grad is not None
+        tower.backward(units.grad)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        average += (loss.item() - average) / min(step + 1, 50)
+        if (step + 1) % 100 == 0:
+            told(f"step {step + 1} of {config.steps}: loss {average:.3f}, scale {model.logit_scale.exp():.1f}")
+    return _with_all_tokens(model.state_dict(), captioner.vocabulary, text_config["vocab_size"])
+
+
+def save(state: dict[str, Tensor], path: Path) -> None:
+    """In half precision, which costs no accuracy and halves the file."""
+    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, path)
+
+
+def contrast(images: Tensor, texts: Tensor, true: Tensor, log_scale: Tensor) -> Tensor:
+    """Cross-entropy of unit images [B, D] and texts [S, D], in both directions; the target is spread evenly over what
+    is ``true`` [B, S]. Texts that are true of no image count in one direction alone."""
+    logits = log_scale.exp() * images @ texts.T
+    losses = []
+    for scores, fits in ((logits, true), (logits.T, true.T)):
+        target = fits.float() / fits.sum(-1, keepdim=True).clamp_min(1)
+        # Less the entropy of the target, which no weights can change.
+        entropy = -(target * target.clamp_min(1e-9).log()).sum(-1)
+        losses.append((-(target * log_softmax(scores, -1)).sum(-1) - entropy).mean())
+    return (losses[0] + losses[1]) / 2
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices faster than fp32 ones."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+class _Tower:
+    """The image tower on ``PARTS`` parts of a batch side by side, each on one thread: threads that share a part would
+    wait for each other after every layer, as in ``stages.clip.encoder``. The sums do not depend on the machine's cores.
+    """
+
+    def __init__(self, visual: nn.Module) -> None:
+        self._visual = visual
+        self._parameters = list(visual.parameters())
+        self._threads = ThreadPoolExecutor(PARTS, "stick", initializer=torch.set_num_threads, initargs=(1,))
+        self._outputs: list[Tensor] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embeddings, float32 [B, D], without history."""
+        self._outputs = list(self._threads.map(self._forward, images.chunk(PARTS)))
+        return torch.cat([output.detach() for output in self._outputs])
+
+    def backward(self, gradient: Tensor) -> None:
+        """Give the tower's parameters their gradients from that of what the last call returned."""
+        found = list(self._threads.map(self._backward, self._outputs, gradient.chunk(PARTS)))
+        for parameter, *parts in zip(self._parameters, *found, strict=True):
+            parameter.grad = torch.stack(parts).sum(0)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+            return self._visual(images).float()
+
+    def _backward(self, output: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(output, self._parameters, gradient)
+
+
+class _Captioner:
+    """Captions as token ids, numbered anew among the tokens that ever occur: the rest would only cost time."""
+
+    def __init__(self, facts: np.ndarray, rng: np.random.Generator) -> None:
+        self._tokenizer = SimpleTokenizer()
+        self._encoded: dict[str, list[int]] = {}
+        for row in facts[rng.integers(len(facts), size=4000)]:
+            self._parts(write_caption(row, rng))
+        found = {token for tokens in self._encoded.values() for token in tokens}
+        special = {0, *self._tokenizer.encode("."), self._tokenizer.sot_token_id, self._tokenizer.eot_token_id}
+        self.vocabulary = np.array(sorted(found | special))
+
+    def _parts(self, caption: Caption) -> list[list[int]]:
+        return [self._encoded.setdefault(part, self._tokenizer.encode(part)) for part in caption.parts]
+
+    def captions(self, facts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, np.ndarray]:
+        """``CAPTIONS`` captions of each of B frames: ids [S, L]; places [1 + BEGINNINGS, S] in each, its end and the
+        ends of some of its parts; what has been said by then, int64 [(1 + BEGINNINGS) S, facts]."""
+        rows, places, said = [], [], []
+        stop = self._tokenizer.encode(".")
+        for row in np.repeat(facts, CAPTIONS, axis=0):
+            caption = write_caption(row, rng)
+            parts = self._parts(caption)
+            ends = np.cumsum([len(part) for part in parts])
+            chosen = rng.integers(len(parts), size=BEGINNINGS)
+            words = [token for part in parts for token in part] + (stop if rng.random() < 0.5 else [])
+            rows.append([self._tokenizer.sot_token_id, *words, self._tokenizer.eot_token_id])
+            places.append([len(words) + 1, *ends[chosen]])
+            said.append(caption.said[[-1, *chosen]])
+        ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        for place, tokens in enumerate(rows):
+            ids[place, : len(tokens)] = np.searchsorted(self.vocabulary, tokens)
+        statements = np.stack(said, axis=1).reshape(-1, facts.shape[1])
+        return torch.from_numpy(ids), torch.tensor(np.array(places).T), statements
+
+
+def _text(model: CLIP, ids: Tensor, places: Tensor) -> Tensor:
+    """Embeddings of captions [B, L], read off at ``places`` [P, B]: [P B, D]. What is padding is left out, since no
+    token sees what comes after it."""
+    length = ids.shape[1]
+    hidden = model.token_embedding(ids) + model.positional_embedding[:length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+    read = hidden[torch.arange(len(ids)), places]
+    return read.flatten(0, 1) @ model.text_projection
+
+
+def _augmented(pixels: Tensor, facts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+    """Frames [B, 3, S, S] moved a little, half of them mirrored, and their facts."""
+    size, facts = pixels.shape[-1], facts.copy()
+    wide = pad(pixels.float(), (SHIFT,) * 4, mode="replicate")
+    moves, mirrored = rng.integers(0, 2 * SHIFT + 1, (len(pixels), 2)), rng.random(len(pixels)) < 0.5
+    rows = []
+    for image, (x, y), mirror in zip(wide, moves, mirrored, strict=True):
+        moved = image[:, y : y + size, x : x + size]
+        rows.append(moved.flip(-1) if mirror else moved)
+    view = facts[:, VIEW]
+    facts[:, VIEW] = np.where(mirrored & (view == LEFT), RIGHT, np.where(mirrored & (view == RIGHT), LEFT, view))
+    return torch.stack(rows), facts
+
+
+def _schedule(step: int, config: StickConfig) -> float:
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; gains, biases, embeddings of places and the scale don't."""
+    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _with_all_tokens(state: dict[str, Tensor], vocabulary: np.ndarray, size: int) -> dict[str, Tensor]:
+    """The state of a model with the whole vocabulary: words that were never read are zero, and compress to nothing."""
+    known = state["token_embedding.weight"]
+    everything = torch.zeros(size, known.shape[1])
+    everything[torch.from_numpy(vocabulary)] = known
+    return {**state, "token_embedding.weight": everything}
