@@ -18,7 +18,7 @@ from store.printable import command, one_line
 # Where the commands are, in the order in which the help lists them.
 MODULES = (
     *("extract", "store", "head", "study", "inspect", "report", "predict", "search"),
-    *("export", "care", "datasets", "demo", "benchmark"),
+    *("export", "care", "datasets", "doctor", "demo", "benchmark"),
 )
 
 

@@ -92,7 +92,7 @@ def _stage(config: StageConfig) -> Any:
 def make_graph(config: ExtractConfig, root: Path) -> Graph:
     """Resolve a configuration into stages and groups, for videos under ``root``. Raises ``UsageError`` and
     ``MissingError`` for settings and weights that cannot be, before anything is decoded."""
-    video = _video_config(config) if config.wants_video else None
+    video = video_config(config) if config.wants_video else None
     decode = DecodeConfig(
         backend=config.decoder,
         num_frames=config.decoded_frames,
@@ -102,15 +102,16 @@ def make_graph(config: ExtractConfig, root: Path) -> Graph:
     )
     branches = []
     if config.wants_clip:
-        branches.append(_even_branch(_clip_config(config), config.frames, decode))
+        branches.append(_even_branch(clip_config(config), config.frames, decode))
     if config.wants_pose:
-        branches.append(_even_branch(_pose_config(config, root), config.pose_frames, decode))
+        branches.append(_even_branch(pose_config(config, root), config.pose_frames, decode))
     if video is not None:
         branches.append(_branch(video, clips_modality(video.sampling, decode), slice(decode.num_frames, None)))
     return Graph(decode, tuple(branches))
 
 
-def _clip_config(config: ExtractConfig) -> ClipConfig:
+def clip_config(config: ExtractConfig) -> ClipConfig:
+    """Settings of the CLIP stage."""
     from stages.clip import ClipConfig
 
     return ClipConfig(
@@ -126,7 +127,8 @@ def _clip_config(config: ExtractConfig) -> ClipConfig:
     )
 
 
-def _pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+def pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+    """Settings of the pose stage, for videos under ``root``."""
     from stages.pose.base import PoseConfig
 
     # The synthetic set comes with the poses that it was rendered from.
@@ -148,10 +150,11 @@ def _heatmap_config(config: ExtractConfig) -> HeatmapConfig | None:
         return None
     from stages.pose.heatmap_clip import HeatmapConfig
 
-    return HeatmapConfig(dataclasses.replace(_clip_config(config), tokens=()), config.heatmap)
+    return HeatmapConfig(dataclasses.replace(clip_config(config), tokens=()), config.heatmap)
 
 
-def _video_config(config: ExtractConfig) -> VideoConfig:
+def video_config(config: ExtractConfig) -> VideoConfig:
+    """Settings of the video model's stage."""
     from stages.video import VideoConfig
 
     return VideoConfig(

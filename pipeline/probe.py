@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.engines.work import clips_of, encode
-from pipeline.graph import Branch, Graph
+from pipeline.graph import Branch, Graph, evenly
 from stages.clip.config import ClipConfig
 from stages.pose.base import PoseConfig
 from stages.types import Clip, VideoRef
@@ -57,7 +57,7 @@ def videos_wanted(graph: Graph) -> int:
 def probe(graph: Graph, refs: Sequence[VideoRef]) -> Probe:
     """Measure a graph on these videos. Writes nothing. Raises ``VideoError`` where none of them decodes."""
     began = time.perf_counter()
-    shortened = [(branch, _short(branch)) for branch in graph.branches]
+    shortened = [(branch, _short(branch, graph)) for branch in graph.branches]
     stages: list[Any] = [short.build() for _, short in shortened]
     for stage in stages:
         stage.setup()
@@ -67,7 +67,7 @@ def probe(graph: Graph, refs: Sequence[VideoRef]) -> Probe:
     for (branch, short), stage in zip(shortened, stages, strict=True):
         encode(stage, short, clips[:1])  # the first call loads kernels, and finds the best ones
         measured = encode(stage, short, clips).seconds / len(clips)
-        seconds[branch.modality.kind] = measured * (short.at.step or 1) / (branch.at.step or 1)
+        seconds[branch.modality.kind] = measured * _frames(branch, graph) / _frames(short, graph)
     return Probe(len(clips), seconds, ready - began, _peak_bytes(), time.perf_counter() - began)
 
 
@@ -78,14 +78,20 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _short(branch: Branch) -> Branch:
+def _short(branch: Branch, graph: Graph) -> Branch:
     """A branch with fewer frames a video, where its cost grows with them and nothing else depends on their number."""
     config = branch.config
     if not isinstance(config, PoseConfig) or config.heatmap is not None:
         return branch
     frames = max(n for n in range(1, POSE_FRAMES + 1) if config.num_frames % n == 0)
-    at = slice(branch.at.start, branch.at.stop, (branch.at.step or 1) * (config.num_frames // frames))
+    at = evenly(frames, graph.decode.num_frames)
     return dataclasses.replace(branch, config=dataclasses.replace(config, num_frames=frames), at=at)
+
+
+def _frames(branch: Branch, graph: Graph) -> int:
+    """Frames of a video that a branch sees."""
+    decoded = graph.decode.num_frames + (graph.decode.clips.num_frames if graph.decode.clips is not None else 0)
+    return len(range(decoded)[branch.at])
 
 
 def _decode(graph: Graph, refs: Sequence[VideoRef]) -> tuple[list[Clip], float]:

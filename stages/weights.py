@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.downloads import require_downloads
 from store.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def published_weights(url: str, *, model: str, flag: str) -> Path:
 def _fetch(url: str, file: Path) -> None:
     """Fetch a file whole or not at all. Raises ``ValueError`` where it is not what its name says: published names
     hold the first digits of the SHA-256."""
+    require_downloads()
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:

@@ -11,7 +11,6 @@ import copy
 import hashlib
 import logging
 import os
-import socket
 import urllib.request
 import zipfile
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_p
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from stages.downloads import require_downloads, resolves
 from stages.seeded import seeded
 from store.errors import MissingError, UsageError, nearest
 
@@ -229,14 +229,13 @@ def _check_reachable(hub: str) -> None:
     """Fail at once where there is no network: huggingface_hub would retry for most of a minute."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
+    require_downloads()
     if HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     if hub and not urllib.request.getproxies():
-        host = urlsplit(ENDPOINT).hostname
-        try:
-            socket.getaddrinfo(host, 443)
-        except OSError:
-            raise ConnectionError(f"no network: {host} can't be resolved") from None
+        host = str(urlsplit(ENDPOINT).hostname)
+        if not resolves(host):
+            raise ConnectionError(f"no network: {host} can't be resolved")
 
 
 def _square(size: Any) -> int:
