@@ -2,6 +2,7 @@
 
 import json
 
+import made_up_heads
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -92,6 +93,16 @@ def test_other_features_are_refused(make_store, tmp_path):
     allowed = evaluate_run(result, other.open(), allow_mismatch=True)
     assert not allowed.reproduced
     assert allowed.selection.clip == other.clip.id
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monkeypatch):
+    result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
+    monkeypatch.setattr(made_up_heads, "DIM", 12)
+    narrow = make_store("narrow", tokens=()).open()
+    with pytest.raises(StoreError, match=r"have fingerprint .* train again, or allow the mismatch"):
+        evaluate_run(result, narrow)
+    with pytest.raises(UsageError, match=r"head reads frames 16 wide and .* has them 12 wide; evaluate on features of"):
+        evaluate_run(result, narrow, allow_mismatch=True)
 
 
 def test_changed_numbers_are_refused(make_store, tmp_path, monkeypatch):
