@@ -56,9 +56,9 @@ def extract(
     tokens: Annotated[
         str | None,
         Opt(
-            help="Patch tokens to keep: value,penult, one of them, or ''.",
+            help="Patch tokens to keep, of value, penult and last, or '' (default: value,penult).",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("value", "penult"),
+            autocompletion=with_commas("value", "penult", "last"),
         ),
     ] = None,
     clip: Annotated[
@@ -102,6 +102,9 @@ def extract(
             help="Embeddings of clips by a video model of torchvision: r2plus1d_18, r3d_18, mc3_18, mvit_v1_b, "
             "mvit_v2_s, swin3d_t, swin3d_s, swin3d_b or none (default: none).",
             rich_help_panel=FEATURES,
+            autocompletion=named(
+                "r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b", "none"
+            ),
         ),
     ] = None,
     video_pretrained: Annotated[

@@ -23,6 +23,7 @@ from cli.options import (
     complete_head,
     complete_run,
     complete_store,
+    named,
 )
 from pipeline.progress import Progress
 from store.errors import UsageError
@@ -55,22 +56,37 @@ def train_head(
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
     json: Json = False,
     modalities: Annotated[
-        str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.",
+            rich_help_panel=HEAD,
+            autocompletion=named("V", "P", "V+T", "P+T", "V+P", "V+P+T"),
+        ),
     ] = "V+P+T",
     word_mode: Annotated[
-        str, Opt(help="Words that spot frames: name+eot, name or all.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Words that spot frames: name+eot, name or all.",
+            rich_help_panel=HEAD,
+            autocompletion=named("name+eot", "name", "all"),
+        ),
     ] = "name+eot",
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
     pose_in: Annotated[
-        str, Opt(help="Where pose acts in vilp, pvcs and fuse: weights, values or both.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Where pose acts in vilp, pvcs and fuse: weights, values or both.",
+            rich_help_panel=HEAD,
+            autocompletion=named("both", "weights", "values"),
+        ),
     ] = "both",
     temporal_layers: Annotated[
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult or value.", rich_help_panel=HEAD)
+        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
     ] = "penult",
     bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
     pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
@@ -103,7 +119,14 @@ def train_head(
         bool,
         Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
     ] = False,
-    loss: Annotated[str, Opt(help="all-class, or in-batch as published.", rich_help_panel=TRAINING)] = "all-class",
+    loss: Annotated[
+        str,
+        Opt(
+            help="all-class, or in-batch as published.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("all-class", "in-batch"),
+        ),
+    ] = "all-class",
     interpolation: Annotated[
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
@@ -167,7 +190,8 @@ def train_head(
             progress=epochs_on(make_progress()),
         )
         assert result.directory is not None
-        keep_config(result.directory, store=where, clip=result.selection.clip, pose=result.selection.pose)
+        groups = {"clip": None, "pose": result.selection.pose, **result.selection.encoder_id}
+        keep_config(result.directory, store=where, **groups)
         _show(result, json, print_result)
 
 
@@ -191,6 +215,16 @@ def evaluate(
     few_shot: Annotated[
         str | None, Opt(help="Train the run's head again on so many videos a class, such as 2,4,8,16.")
     ] = None,
+    late: Annotated[
+        list[str] | None,
+        Opt(
+            help="Late fusion with the scores of another run (its folder), or of score files of mmaction2 (several "
+            "times for several), with a weight from inner validation."
+        ),
+    ] = None,
+    late_annotations: Annotated[
+        str | None, Opt(help="The annotations that were tested, where a score file does not name its videos.")
+    ] = None,
     device: Device = "auto",
     allow_mismatch: Annotated[
         bool, Opt("--allow-mismatch", help="Take features other than those that the head was trained on.")
@@ -204,6 +238,7 @@ def evaluate(
       vilp-pipe evaluate --run runs/hmdb51-fuse --few-shot 2,4,8,16
       vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101  # cross-dataset
       vilp-pipe evaluate --store stores/ucf101 --zero-shot
+      vilp-pipe evaluate --run runs/hmdb51-vcs --late runs/hmdb51-poseconv
     """
     names = _names(views)
     with only_result_on_stdout() as print_result:
@@ -220,6 +255,13 @@ def evaluate(
                 )
             few = heads.few_shot(run, _numbers(few_shot), device=device, progress=epochs_on(make_progress()))
             _show_few_shot(few, json, print_result)
+        elif late:
+            if run is None or zero_shot or store is not None or names is not None:
+                raise UsageError("late fuses the head of a run: give --run, without --zero-shot, --store, --views")
+            fused = heads.late_fusion(
+                run, late, annotations=late_annotations, device=device, progress=epochs_on(make_progress())
+            )
+            _show_late(fused, json, print_result)
         elif zero_shot or (run is not None and store is not None and crosses_datasets(run, store)):
             found = heads.zero_shot(
                 find_store(store) if run is None else store,
@@ -322,6 +364,26 @@ def _show_few_shot(few: Any, json: bool, print_result: Any) -> None:
         intervals = ", ".join("{:.1%} to {:.1%}".format(*split["interval"]) for split in row["splits"])
         print_result(f"{row['shots']} videos a class: top-1 {row['top1']:.1%} (95% interval by split: {intervals})")
     for warning in few.warnings:
+        print_result(f"note: {warning}")
+
+
+def _show_late(found: Any, json: bool, print_result: Any) -> None:
+    if json:
+        print_result(as_json(found.to_dict()))
+        return
+    print_result(f"late fusion on {found.dataset}: {found.head} with {found.other}")
+    for split in found.splits:
+        print_result(
+            f"split {split.split}: weight {split.weight:g}, chosen on {split.validation_videos} training videos; "
+            f"{split.videos} test videos"
+            + (f", of which {split.lacking} have no other scores and keep the head's" if split.lacking else "")
+        )
+        for name in ("head", "other", "fused"):
+            row = getattr(split, name)
+            print_result(
+                "  {}: top-1 {:.1%} (95% interval {:.1%} to {:.1%})".format(name, row["top1"], *row["interval"])
+            )
+    for warning in found.warnings:
         print_result(f"note: {warning}")
 
 

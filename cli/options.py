@@ -44,9 +44,9 @@ def complete_dataset(incomplete: str) -> list[str]:
 
 
 def complete_head(incomplete: str) -> list[str]:
-    from pipeline.head.config import HEADS, LATE_POSE
+    from pipeline.head.config import HEADS, LATE_POSE, SKELETON_HEADS
 
-    return named(*HEADS, *(f"{head}{LATE_POSE}" for head in HEADS if head != "pose"))(incomplete)
+    return named(*HEADS, *(f"{head}{LATE_POSE}" for head in HEADS if head not in SKELETON_HEADS))(incomplete)
 
 
 complete_store = _holding("_tables/store.json", "stores")

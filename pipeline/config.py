@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
+from stages.clip.config import DEFAULT_TOKENS
 from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
-from store.errors import UsageError, nearest, one_of
+from store.errors import StoreError, UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
@@ -25,7 +26,13 @@ class ExtractConfig:
     dataset       ``ucf101``, ``hmdb51``, ``folder``, ``manifest`` or ``synthetic``
     root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
     store         folder of the store, or ``s3://bucket/prefix``; None: ``stores/<dataset>``
+    splits        folder of the official split lists; None: beside the videos
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
+    views         V parts of a frame that CLIP sees: see ``stages.geometry``
+    tokens        patch tokens to store: ``value``, ``penult``
+    clip          an open_clip model, or ``tiny``; ``clip_pretrained`` is a tag, a file, or ``none``: see ``ClipConfig``
+    pose          ``mmpose``, ``onnx``, ``precomputed``, ``none`` or ``module:Class``; ``det_weights``, ``pose_weights``
+                  and ``pose_config`` are what it needs: see ``PoseConfig``
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
     video         video model of torchvision (see ``stages.video``), or ``none``; ``video_clips`` is K, clips a video
     templates     prompts of the class names, each with ``{}`` for the name: see ``stages.clip.templates``
@@ -36,6 +43,9 @@ class ExtractConfig:
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
     decode_seconds  CPU seconds that one video may take to decode, before it is quarantined as decoder-timeout
     limit         only the first videos of the plan, None for all
+    seed          of random weights
+
+    Raises ``UsageError`` for a value that is not allowed.
     """
 
     dataset: str = "synthetic"
@@ -45,7 +55,7 @@ class ExtractConfig:
     frames: int = 16
     pose_frames: int = 48
     views: tuple[str, ...] = ("center",)
-    tokens: tuple[str, ...] = ("value", "penult")
+    tokens: tuple[str, ...] = DEFAULT_TOKENS
     clip: str = "ViT-B-16"
     clip_pretrained: str = "openai"
     pose: str = "mmpose"
@@ -176,6 +186,15 @@ class ExtractConfig:
 
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
+        """The settings that ``recipe`` keeps. Raises ``StoreError`` (``store-version``) for one that is not known here:
+        a newer version wrote it."""
+        unknown = sorted(recipe.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise StoreError(
+                f"the store was extracted with the setting {unknown[0]!r}, which this vilp-pipe does not know; install "
+                "the vilp-pipe that wrote it, or a newer one",
+                kind="store-version",
+            )
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()
         }

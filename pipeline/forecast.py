@@ -106,6 +106,8 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
             retry_quarantined=config.retry_quarantined,
             gone=gone,
         )
+        if config.text_only:
+            work = work.only(())
         groups = tuple(
             GroupForecast(path, int(work.left[path].sum()), int(work.left[path].sum()) * _bytes_a_video(modality))
             for path, modality in graph.modalities().items()

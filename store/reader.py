@@ -22,6 +22,7 @@ from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
 from store.quarantine import quarantined
+from store.schema import ArraySpec
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
 
@@ -62,14 +63,17 @@ class FeatureStore:
 
     @property
     def dataset_name(self) -> str:
+        """Kind of dataset: ``hmdb51``, ``ucf101``, ``folder``, ``manifest`` or ``synthetic``."""
         return self.plan.dataset
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """C names; a label is a position in them."""
         return self.plan.class_names
 
     @property
     def num_splits(self) -> int:
+        """Splits are numbered from 1 to this; 0 where the dataset has none."""
         return self.plan.num_splits
 
     @property
@@ -88,7 +92,9 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None
+        where there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError``
+        where several fit."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
@@ -180,8 +186,13 @@ class FeatureStore:
         slots          these slots only
         clip, pose, video  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
+        device         where the tensors go: ``cpu``, ``cuda``, ``cuda:1``, ...
 
-        Videos that are quarantined or not extracted yet are left out: see ``summary``.
+        Videos that are quarantined or not extracted yet are left out: see ``summary``. Shapes and dtypes: ``Features``.
+
+        Raises ``UsageError`` for a split, subset, array, view or number of frames that the store does not have,
+        ``MissingError`` (``missing-modality``) where a group is absent, and ``StoreError`` (``store-corrupt``) where a
+        byte is not as it was written.
         """
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
@@ -201,7 +212,7 @@ class FeatureStore:
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
-        """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
+        """What ``load`` gives and raises, a shard at a time, so that a split never has to fit into memory."""
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
@@ -307,13 +318,14 @@ class FeatureStore:
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
-            dims = group.modality.arrays[name].dims
-            if group.modality.kind == "clip":
-                values = _take(values, dims, "frame", frame_index, stored)
-                if view is not None:
-                    views = list(group.modality.record["views"])
-                    one_of("view", view, tuple(views))
-                    values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
+            spec = group.modality.arrays[name]
+            if "frame" in spec.dims:  # embeddings of heatmaps are on the time axis of CLIP, and in its views
+                values = _take(values, spec, "frame", _subsample(spec.shape[spec.dims.index("frame")], frames))
+            if "view" in spec.dims and view is not None:
+                record = group.modality.record
+                views = list((record if group.modality.kind == "clip" else record["heatmap"])["views"])
+                one_of("view", view, tuple(views))
+                values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
             pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
@@ -364,7 +376,7 @@ class FeatureStore:
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:
-        """All of an array of a text set."""
+        """All of an array of a text set, such as ``class_embeddings`` [K, C, D], checked against its hash."""
         spec = group.modality.arrays[name]
         key = self._array_key(group, name, 0)
         if key is None:
@@ -412,7 +424,7 @@ def _subsample(stored: int, frames: int | None) -> np.ndarray:
     return np.arange(frames) * stored // frames
 
 
-def _take(values: np.ndarray, dims: tuple[str, ...], dim: str, index: np.ndarray | None, length: int) -> np.ndarray:
-    if dim not in dims or index is None or np.array_equal(index, np.arange(length)):
-        return values
-    return np.take(values, index, axis=1 + dims.index(dim))
+def _take(values: np.ndarray, spec: ArraySpec, dim: str, index: np.ndarray) -> np.ndarray:
+    """Some positions along a named dimension of rows ``[N, *spec.shape]``."""
+    axis = spec.dims.index(dim)
+    return values if np.array_equal(index, np.arange(spec.shape[axis])) else np.take(values, index, axis=1 + axis)

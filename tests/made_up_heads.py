@@ -199,7 +199,7 @@ class MadeUpStore:
     def _clip(self, tokens):
         views = len(self.views)
         arrays = {"cls": ArraySpec((views, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
-        for name, width in (("value", DIM), ("penult", WIDTH)):
+        for name, width in (("value", DIM), ("penult", WIDTH), ("last", DIM)):
             if name in tokens:
                 dims = ("view", "frame", "row", "column", "dim")
                 arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
@@ -278,6 +278,8 @@ class MadeUpStore:
             tokens = tokens.copy()
             tokens[..., 0, 0] += self.marked_boxes * noise
         made = {"cls": frames, "value": tokens, "penult": np.pad(tokens, [(0, 0)] * 5 + [(0, WIDTH - DIM)])}
+        if "last" in self.clip.arrays:
+            made["last"] = tokens
         made = {name: array + noise * self.rng.normal(size=array.shape) for name, array in made.items()}
         return {name: made[name].astype(np.float16) for name in self.clip.arrays}
 

@@ -22,10 +22,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "pvcs-joint": ("frames", "parts", "part_presence"),
     "attn": ("tokens",),
     "pose": ("skeleton",),
+    "poseconv": ("skeleton",),
     "fuse": ("frames", "pooled", "presence", "tokens", "heatmap"),
 }
 HEADS = tuple(INPUTS)
-# A second stream for any head but ``pose``: its logits and those of the pose head are added (late fusion).
+# Heads that read nothing but skeletons.
+SKELETON_HEADS = ("pose", "poseconv")
+# A second stream for any other head: its logits and those of the pose head are added (late fusion).
 LATE_POSE = "+pose"
 
 # What is left of the default head when modalities are taken away: video, pose, text.
@@ -79,8 +82,8 @@ class HeadConfig:
     encoder: str = "clip"
 
     def __post_init__(self) -> None:
-        if self.base not in HEADS or (self.late_pose and self.base == "pose"):
-            both = [head + LATE_POSE for head in HEADS if head != "pose"]
+        if self.base not in HEADS or (self.late_pose and self.base in SKELETON_HEADS):
+            both = [head + LATE_POSE for head in HEADS if head not in SKELETON_HEADS]
             raise UsageError(
                 f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}"
                 f"{nearest(self.head, [*HEADS, *both])}"
@@ -128,7 +131,7 @@ class HeadConfig:
         """Whether the head compares with class names, which makes it zero-shot when untrained."""
         if self.encoder == "video":
             return False
-        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", "pose")
+        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", *SKELETON_HEADS)
 
     @property
     def zero_shot(self) -> bool:

@@ -20,6 +20,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 from pipeline.head.attention import AttentionPool
 from pipeline.head.config import HeadConfig, HeadSizes
 from pipeline.head.functional import WordBank, gate, joint_tokens, pvcs_tokens, spot, spot_weights, unit
+from pipeline.head.poseconv import PoseConvNet
 from pipeline.head.temporal import Blocks, TemporalTransformer
 
 MAX_SCALE = 100.0
@@ -312,6 +313,20 @@ class PoseHead(Head):
         return (out if self.classes is None else out @ self.classes.T,)
 
 
+class PoseConvHead(Head):
+    """Keypoints as volumes of heatmaps, through a small 3D network: see ``pipeline.head.poseconv``."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.net = PoseConvNet()
+        self.classifier = nn.Linear(self.net.width, sizes.classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        return (self.classifier(self.net(batch["skeleton"].float(), step_mask)),)
+
+
 class SumHead(Head):
     """Several streams, logits added: late fusion. The logits of each follow, for auxiliary losses."""
 
@@ -342,6 +357,7 @@ MODULES: dict[str, Callable[[HeadConfig, HeadSizes], Head]] = {
     "pvcs-joint": JointPoseHead,
     "attn": AttentionHead,
     "pose": PoseHead,
+    "poseconv": PoseConvHead,
 }
 
 

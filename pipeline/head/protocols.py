@@ -222,8 +222,16 @@ def few_shot(
 ) -> FewShotResult:
     """Train the head of a run again on a few videos a class, and test it on the same test sets.
 
+    run       directory of a training run, or its record
+    shots     training videos a class, each 1 or more; a class that has fewer gives all
+    device    ``auto`` takes a GPU if there is one
+    progress  called after each epoch
+
     Everything else is the run's: settings, splits and seeds, which also draw the videos. Epochs are raised so that the
     number of steps stays what it was.
+
+    Raises ``UsageError`` for other numbers and for a zero-shot run, ``MissingError`` where run or store are gone,
+    ``StoreError`` (``store-mismatch``) where the store holds other features than those of the run.
     """
     if not shots or min(shots) < 1:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.head.config import HeadConfig
 from pipeline.head.text import TextSide, no_text, text_side
+from stages.clip.config import DEFAULT_TOKENS
 from store.errors import MissingError, StoreError, UsageError, one_of
 from store.groups import Group, find_group
 from store.printable import command
@@ -104,9 +105,10 @@ def select(
     for name in config.inputs if config.encoder == "clip" else ():
         array = config.tokens if name == "tokens" else CLIP_ARRAYS.get(name)
         if encoder and array and array not in encoder.modality.arrays:
+            tokens = ",".join(dict.fromkeys((*DEFAULT_TOKENS, array)))
             raise MissingError(
                 f"head {config.head!r} reads {array!r} tokens and {encoder.modality.id} has none; add them with: "
-                + command("extract", "--store", store.url, "--modality", "clip", "--tokens", "value,penult"),
+                + command("extract", "--store", store.url, "--modality", "clip", "--tokens", tokens),
                 kind="missing-modality",
             )
     stored = stored_frames(encoder) if encoder else frames

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.head.config import HeadConfig
+from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, chosen_splits, make_job
 from pipeline.head.metrics import hits
@@ -66,7 +66,7 @@ class StudyConfig:
 
 def without_pose(config: HeadConfig) -> HeadConfig:
     """What a head is without pose, all else equal: the gate of ``vilp`` at kappa = 0, whose temperature matches."""
-    if not config.reads_pose or config.base == "pose" or "V" not in config.modalities:
+    if not config.reads_pose or config.base in SKELETON_HEADS or "V" not in config.modalities:
         raise UsageError(
             f"head is {config.head!r}, which is nothing without pose, or reads none; give --head pvcs, fuse or vcs+pose"
         )

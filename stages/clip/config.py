@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from stages.geometry import VIEWS
 from store.errors import UsageError, nearest, one_of
 
-TOKENS = ("value", "penult")
+TOKENS = ("value", "penult", "last")
+DEFAULT_TOKENS = TOKENS[:2]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -24,7 +25,8 @@ class ClipConfig:
     num_frames  T, frames a clip
     views       see ``stages.geometry``
     tokens      ``value``: patch tokens of the last block's value path, projected to the joint space (MaskCLIP,
-                arXiv 2112.01071); ``penult``: input of the last block, normalised a token
+                arXiv 2112.01071); ``penult``: input of the last block, normalised a token; ``last``: its output,
+                projected to the joint space (whole pictures have mixed into it: ``study tokens`` compares)
     precision   ``auto``: bf16 on CUDA and on CPUs that are fast in it (see ``stages.precision``), else fp32
     device      ``auto``: CUDA where there is one
     batch_size  inputs of one forward pass: always exactly so many, the last pass is padded
@@ -36,7 +38,7 @@ class ClipConfig:
     pretrained: str = "openai"
     num_frames: int = 16
     views: tuple[str, ...] = ("center",)
-    tokens: tuple[str, ...] = TOKENS
+    tokens: tuple[str, ...] = DEFAULT_TOKENS
     precision: str = "auto"
     device: str = "auto"
     batch_size: int = 32

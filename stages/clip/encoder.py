@@ -88,7 +88,11 @@ class ClipEncoder:
             vision = model.config["vision_cfg"]
             grid = grid_side(model.image_size // vision["patch_size"])
             record["grid"] = grid
-            for name, size, dim in (("value", width, "embed"), ("penult", vision["width"], "width")):
+            for name, size, dim in (
+                ("value", width, "embed"),
+                ("penult", vision["width"], "width"),
+                ("last", width, "embed"),
+            ):
                 if name in self._tokens:
                     arrays[name] = ArraySpec((*shape, grid, grid, size), "float16", (*dims, "row", "column", dim))
         if "penult" in self._tokens:

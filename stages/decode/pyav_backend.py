@@ -51,7 +51,7 @@ def decode(
     max_short_side: int | None,
     clips: ClipSampling | None = None,
 ) -> DecodedVideo:
-    """See ``decode_video``."""
+    """See ``decode_video``, whose arguments, result and errors these are."""
     with open_regular(path) as fd:
         return _decode(path, fd, partial(frame_indices, num_frames=num_frames, clips=clips), start, end, max_short_side)
 

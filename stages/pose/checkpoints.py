@@ -62,6 +62,20 @@ def published_checkpoint(config: Config) -> str | None:
 
 def load_into(model: torch.nn.Module, file: Path, *, flag: str, config_name: str) -> None:
     """Load a checkpoint into the model of a config. Raises ``UsageError`` where one does not fit the other."""
-    state = {key: value for key, value in read_checkpoint(file, flag=flag).items() if "data_preprocessor" not in key}
+    state = _current(read_checkpoint(file, flag=flag))
+    # Counts of training steps, which older versions of torch did not keep and nothing reads.
+    counts = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     advice = "name the config it was trained with: --pose-config DETECTOR,POSE"
-    load_weights(model, state, file, flag=flag, name=config_name, advice=advice)
+    load_weights(model, counts | state, file, flag=flag, name=config_name, advice=advice)
+
+
+def _current(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by the names of today: without the wrapper of parallel training, without the running averages that
+    mmdet 2 kept beside the weights (it saved them exchanged, so that the weights are the averages), and with the head
+    as mmpose 1 calls it."""
+    named = {key.removeprefix("module."): value for key, value in state.items()}
+    return {
+        key.replace("keypoint_head.", "head.", 1): value
+        for key, value in named.items()
+        if not key.startswith(("ema_", "data_preprocessor."))
+    }

@@ -140,6 +140,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def name_of(config: Config) -> str:
+    """The name of a config's file, without its ending."""
     return Path(config.filename).stem
 
 
@@ -149,6 +150,7 @@ def short_name(config: str) -> str:
 
 
 def torch_device(name: str) -> torch.device:
+    """The device that an option names; ``auto`` is CUDA where there is one."""
     import torch
 
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -5,7 +5,7 @@ to take several pictures at once when it has shown it (RTMDet-nano as an early M
 MoveNet is fixed at one). Others take one at a time. Either way ``threads`` calls are under way at once, each on one
 thread, and results depend neither on how many nor on the order in which they finish.
 
-Pictures are made by the conventions of mmdet and mmpose (``stages.pose.crops``), and for MoveNet by its own.
+Pictures are made by the conventions of mmdet and mmpose, and for MoveNet by its own (``stages.pose.images``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from stages.pose.base import (
@@ -26,8 +27,8 @@ from stages.pose.base import (
     weights_file,
 )
 from stages.pose.batches import Batches, top_down
-from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
-from stages.pose.images import crop, crop_window
+from stages.pose.crops import CropGeometry
+from stages.pose.images import crop, crop_window, letterbox, window_crop
 from stages.pose.onnx_model import OnnxModel, model_signature
 from stages.pose.onnx_signature import spec_of
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, KEYPOINT_OUTPUTS, OnnxModelSpec
@@ -68,7 +69,8 @@ class OnnxEstimator:
             "keypoints": {"sha256": file_digest(self._files()[1]), **keypoints.to_dict()},
             "detection_threshold": DETECTION_THRESHOLD,
             "max_detections": self.config.max_detections,
-            "resize": {"detector": "bilinear", "keypoints": _resize(keypoints)},
+            "crops": "pillow-antialiased" if keypoints.output == "movenet" else "bilinear",
+            "canvas": "bilinear",
         }
 
     def setup(self) -> None:
@@ -77,6 +79,7 @@ class OnnxEstimator:
             OnnxModel(path, spec, device=device, batch_size=batch_size)
             for path, spec in zip(self._files(), self._specs(), strict=True)
         )
+        cv2.setNumThreads(1)
         self._batches = Batches(self.config.threads)
         for model in (self._detector, self._keypoints):
             if model.refusal:
@@ -104,13 +107,10 @@ class OnnxEstimator:
         return np.array(found, np.float32).reshape(-1, NUM_JOINTS, 3)
 
     def _detect_batch(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        import torch
-
         assert self._detector is not None
         spec = self._detector.spec
-        # A copy: frames may be read-only views.
-        fitted = [letterbox(torch.tensor(frame), spec.width, spec.height, spec.fill) for frame in frames]
-        pictures = np.stack([picture.permute(1, 2, 0).numpy() for picture, _ in fitted])
+        fitted = [letterbox(frame, spec.width, spec.height, spec.fill) for frame in frames]
+        pictures = np.stack([picture for picture, _ in fitted])
         people = []
         for frame, (_, scale), boxes, labels in zip(frames, fitted, *self._detector(pictures), strict=True):
             found = boxes[(labels == PERSON_LABEL) & (boxes[:, 4] > DETECTION_THRESHOLD)]
@@ -143,10 +143,6 @@ def _spec(path: Path, digest: str) -> OnnxModelSpec:
     return spec_of(path, *model_signature(path, digest))
 
 
-def _resize(spec: OnnxModelSpec) -> str:
-    return "bilinear-antialiased" if spec.output == "movenet" else "bilinear"
-
-
 def person_crops(
     spec: OnnxModelSpec, people: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,15 +151,15 @@ def person_crops(
     Returns pictures uint8 [M, height, width, 3], and where they lie in the frames in pixels: their top left corners
     [M, 2] and their sizes [M, 2].
     """
-    if _resize(spec) == "bilinear":
-        geometry = CropGeometry(spec.width, spec.height, spec.padding, udp=False)
-        center, size = geometry.windows(np.stack([box for _, box in people]).astype(np.float32))
-        crops = bilinear_crops([frame for frame, _ in people], *geometry.samples(center, size))
-        return crops.permute(0, 2, 3, 1).numpy(), center - size / 2, size
-    windows = [crop_window(box, aspect=spec.width / spec.height, padding=spec.padding) for _, box in people]
-    pictures = [
-        crop(frame, window, width=spec.width, height=spec.height)
-        for (frame, _), window in zip(people, windows, strict=True)
-    ]
+    boxes = np.stack([box for _, box in people]).astype(np.float32)
+    frames, width, height = [frame for frame, _ in people], spec.width, spec.height
+    if spec.output != "movenet":
+        center, size = CropGeometry(width, height, spec.padding, udp=False).windows(boxes)
+        start = center - size / 2
+        places = zip(frames, start, size, strict=True)
+        crops = [window_crop(frame, corner, extent, width=width, height=height) for frame, corner, extent in places]
+        return np.stack(crops), start, size
+    windows = [crop_window(box, aspect=width / height, padding=spec.padding) for box in boxes]
+    pictures = [crop(frame, window, width=width, height=height) for frame, window in zip(frames, windows, strict=True)]
     corners = np.stack(windows)
     return np.stack(pictures), corners[:, :2], corners[:, 2:]

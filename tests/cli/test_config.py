@@ -115,6 +115,7 @@ def test_a_run_keeps_settings_that_make_the_same_run(run: Vilp, tmp_path: Path) 
     assert json.loads(again.out)["files"] == first["files"]
     kept = tomllib.loads((tmp_path / "second" / "train-head.toml").read_text())["train-head"]
     assert (kept["store"], kept["weight-decay"], kept["pose"]) == (str(store.root), 0.01, first["features"]["pose"])
+    assert not {"out", "json", "config"} & set(kept)
 
 
 def test_a_study_keeps_settings_that_give_the_same_answer(run: Vilp, tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ import stores
 from cli import options
 from pipeline import config as extraction
 from pipeline.datasets import DATASETS
-from pipeline.head.config import HEADS
+from pipeline.export import FORMATS
+from pipeline.head.config import HEADS, MODALITIES, POSE_IN, WORD_MODES
+from pipeline.head.train import LOSSES
 from pipeline.search import UNITS
 from pipeline.studies import STUDIES
 from stages.clip.config import PRECISIONS, TOKENS
 from stages.decode.backends import BACKENDS
 from stages.geometry import VIEWS
+from stages.video.config import RECIPES
 
 COMMANDS = {" ".join(words): command for words, command in parsing.commands()}
 
@@ -55,6 +58,13 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("extract", "--tokens", TOKENS),
         ("extract", "--precision", PRECISIONS),
         ("extract", "--decoder", BACKENDS),
+        ("extract", "--video", ("none", *RECIPES)),
+        ("train-head", "--word-mode", WORD_MODES),
+        ("train-head", "--modalities", tuple(MODALITIES)),
+        ("train-head", "--pose-in", POSE_IN),
+        ("train-head", "--loss", LOSSES),
+        ("export", "--format", FORMATS),
+        ("doctor", "--decoder", BACKENDS),
         ("demo", "--engine", extraction.ENGINES),
         ("search", "--by", UNITS),
         ("study", "name", tuple(STUDIES)),
@@ -72,7 +82,7 @@ def test_heads_are_completed() -> None:
 
 def test_the_last_of_several_names_is_completed() -> None:
     assert complete("extract", "--views", "center,f") == {"center,flip"}
-    assert complete("extract", "--tokens", "value,") == {"value,penult"}
+    assert complete("extract", "--tokens", "value,") == {"value,penult", "value,last"}
 
 
 def test_stores_and_runs_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from extractions import limit_decoders, pose_config
 from videos import numbered_frames, write_video
 
 import stages.decode.process
-from pipeline.extraction import dry_run, extract
+from pipeline.extraction import extract
+from pipeline.forecast import forecast
 from pipeline.progress import Progress
 from stages.decode import BACKENDS, DecodeConfig, DecodeWorker, decode_video
 from stages.types import VideoRef
@@ -159,7 +160,7 @@ def test_videos_that_were_deleted_after_planning_are_left_out(
     gone = sorted((root / "jump").iterdir())[1:11]
     for path in gone:
         path.rename(kept / path.name)
-    assert dry_run(config)["to_do"] == VIDEOS - 11
+    assert forecast(config, measure=False).to_do == VIDEOS - 11
     for _ in range(2):
         summary = extract(config)
         assert "10 videos of the plan are gone, the first 'jump/jump1'; they are left out" in " ".join(summary.warnings)

@@ -11,7 +11,8 @@ import torch
 from extractions import small_config
 
 from pipeline.config import resolve
-from pipeline.extraction import dry_run, extract
+from pipeline.extraction import extract
+from pipeline.forecast import forecast
 from pipeline.head import train_head
 from pipeline.progress import Progress
 from pipeline.repair import repair
@@ -33,7 +34,7 @@ def made(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def added(made: Path, to: Path, templates: tuple[str, ...] = TWO) -> FeatureStore:
     shutil.copytree(made, to)
     given = {"modalities": ("text",), "templates": templates, "engine": "inline"}
-    assert dry_run(resolve(str(to), given))["to_do"] == 0
+    assert forecast(resolve(str(to), given)).to_do == 0
     assert extract(resolve(str(to), given)).executed == 0
     return FeatureStore.open(to)
 

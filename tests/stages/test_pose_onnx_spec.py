@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from exports import picture
 
-from stages.pose.images import crop, crop_window
+from stages.pose.crops import CropGeometry, bilinear_crops
+from stages.pose.crops import letterbox as letterbox_on_device
+from stages.pose.images import crop, crop_window, letterbox, window_crop
 from stages.pose.onnx_signature import Node, spec_of
 from stages.pose.onnx_spec import OnnxModelSpec, read_spec
 from store.errors import UsageError
@@ -160,6 +164,26 @@ def test_prepare_orders_normalises_and_lays_out() -> None:
     raw = OnnxModelSpec("m", "movenet", 2, 4, layout="nhwc", dtype="uint8").prepare(picture[None])
     assert raw.dtype == np.uint8
     assert np.array_equal(raw[0], picture)
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (320, 320), (100, 90)])
+def test_letterbox_equals_that_of_the_mmpose_backend(height: int, width: int) -> None:
+    frame = picture(height, width)
+    want, factors = letterbox_on_device(torch.tensor(frame), 320, 320, 114)
+    got, own = letterbox(frame, 320, 320, 114)
+    assert own == pytest.approx(factors)
+    assert np.abs(got.astype(int) - want.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_crops_equal_those_of_the_mmpose_backend() -> None:
+    """Inside, across an edge, outside and tiny."""
+    frame, geometry = picture(150, 200), CropGeometry(48, 64, 1.25, udp=False)
+    boxes = np.array([[30, 20, 90, 140], [-30, 40, 60, 120], [500, 500, 600, 600], [50, 50, 52, 53]], np.float32)
+    center, size = geometry.windows(boxes)
+    want = bilinear_crops([frame] * 4, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
+    for row in range(4):
+        got = window_crop(frame, center[row] - size[row] / 2, size[row], width=48, height=64)
+        assert np.abs(got.astype(int) - want[row]).max() <= 1
 
 
 def test_crop_window_holds_the_box_in_the_models_aspect() -> None:

@@ -23,6 +23,7 @@ from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
 from store.lease import Part, hold
 from store.objects import LocalObjects
 from store.plan import read_plan, settle_plan
+from store.schema import ArraySpec, Modality
 from store.verify import restore, verify_store
 from store.writer import create_store, write_shard
 
@@ -43,6 +44,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     text = store.text()
     np.testing.assert_array_equal(text.word_embeddings.numpy(), stores.values(stores.TEXT, [0])["word_embeddings"][0])
     assert text.class_names == ("a", "b")
+
+
+def test_heatmap_embeddings_follow_the_frames_and_views(tmp_path: Path) -> None:
+    views = ["center", "flip"]
+    spec = ArraySpec((2, stores.FRAMES, stores.WIDTH), "float16", ("view", "frame", "embed"))
+    pose = Modality("pose", "drawn", {"heatmap": {"views": views}}, {"heatmap_clip": spec})
+    stores.build(tmp_path / "s", modalities=(stores.CLIP, pose))
+    store, whole = FeatureStore.open(tmp_path / "s"), stores.values(pose, list(range(10)))["heatmap_clip"]
+    found = store.load(arrays=("heatmap_clip",), frames=2, view="flip")["heatmap_clip"].numpy()
+    np.testing.assert_array_equal(found, whole[:, [1]][:, :, [0, 2]])
+    np.testing.assert_array_equal(store.load(arrays=("heatmap_clip",))["heatmap_clip"].numpy(), whole)
+    with pytest.raises(UsageError, match="view is 'squash'; allowed: center, flip"):
+        store.load(arrays=("heatmap_clip",), view="squash")
 
 
 def test_splits_frames_and_views(tmp_path: Path) -> None:

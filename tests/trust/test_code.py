@@ -268,6 +268,14 @@ def test_an_estimator_that_names_no_class_is_refused() -> None:
         ExtractConfig.from_recipe({**ExtractConfig().recipe(), "pose": "antigravity"})
 
 
+def test_a_recipe_of_a_newer_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    plan = dataclasses.replace(stores.plan(), source={**ExtractConfig().recipe(), "warp": 9})
+    stores.build(tmp_path / "s", the_plan=plan)
+    with pytest.raises(StoreError, match="with the setting 'warp', which this vilp-pipe does not know") as error:
+        resolve(str(tmp_path / "s"), {})
+    assert error.value.kind == "store-version"
+
+
 def test_a_repair_runs_no_code_that_a_store_names(tmp_path: Path) -> None:
     from pipeline.progress import Progress
     from store.groups import add_group

@@ -17,7 +17,8 @@ FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch
 
 
 @pytest.mark.parametrize(
-    "head", ["mean", "vcs", "pvcs", "pvcs-joint", "attn", "pose", "fuse", "vcs+pose", HeadConfig(modalities="P+T")]
+    "head",
+    ["mean", "vcs", "pvcs", "pvcs-joint", "attn", "pose", "poseconv", "fuse", "vcs+pose", HeadConfig(modalities="P+T")],
 )
 def test_a_run_is_reproduced_to_the_bit(make_store, tmp_path, head):
     made = make_store()
