@@ -87,7 +87,7 @@ def test_a_study(run: Vilp, store: str) -> None:
     [
         (
             ("train-head", "--head", "svm"),
-            "head is 'svm'; allowed: mean, vcs, vilp, pvcs, pvcs-joint, attn, pose, fuse",
+            "head is 'svm'; allowed: mean, vcs, vilp, pvcs, pvcs-joint, attn, pose, ",
         ),
         (("train-head", "--modalities", "x"), "modalities is 'X'; allowed: V, P, V+T, P+T, V+P, V+P+T"),
         (("train-head", "--head", "vcs", "--loss", "kl"), "loss is 'kl'; allowed: all-class, in-batch"),
