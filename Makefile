@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-deps $(if $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint test test-all crash-test demo benchmark clean
+.PHONY: help setup lint test test-all crash-test demo benchmark docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -50,6 +50,11 @@ demo: $(STAMP) ## Render, extract, train and compare heads on the embedded datas
 benchmark: $(STAMP) ## Compare with a plain script on this machine
 	$(BIN)/vilp-pipe benchmark
 
+docs: $(STAMP) ## Run the tutorial, and build the documentation with what it made into build/site (two minutes)
+	$(BIN)/python docs/_site/tutorial.py build/tutorial
+	$(BIN)/mkdocs build --strict
+	@echo "Open build/site/index.html; for its search: $(BIN)/python -m http.server --directory build/site"
+
 clean: ## Remove .venv and everything that tools left behind; data, stores and runs stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find cli pipeline stages store tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cli docs pipeline stages store tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(
+from cli.config import App
+
+app = App(
     name="vilp-pipe",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -8,12 +8,10 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout
+from cli.options import DryRun, Json, Store
 from store.printable import command
 
-Opt, Arg = typer.Option, typer.Argument
-Store = Annotated[str | None, Opt(help="Folder of the store, or s3://... (default: the only one under stores/).")]
-DryRun = Annotated[bool, Opt("--dry-run", help="Name what would be removed, and remove nothing.")]
-Json = Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")]
+Arg = typer.Argument
 
 
 @app.command()
@@ -49,7 +47,11 @@ def delete(
 @app.command()
 def gc(store: Store = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Remove what belongs to nothing: arrays without a commit, leftovers of writers that were killed, remains of groups
-    that are not defined. What is no store's own is named and left alone."""
+    that are not defined. What is no store's own is named and left alone.
+
+    \b
+      vilp-pipe gc --store stores/hmdb51 --dry-run
+    """
     with only_result_on_stdout() as out:
         from pipeline.status import find_store
         from store.care import collect

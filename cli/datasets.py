@@ -8,20 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from cli.app import app
+from cli.config import App, keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.options import Json, named
 from store.printable import command
 
 Opt = typer.Option
 
-datasets = typer.Typer(no_args_is_help=True, help="Get the official datasets: list, prepare.")
+datasets = App(no_args_is_help=True, help="Get the official datasets: list, prepare.")
 app.add_typer(datasets, name="datasets")
 
 
 @datasets.command("list")
 def list_datasets(
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
-    """The datasets that can be prepared: what they are, where they would lie, and what of them is there."""
+    """The datasets that can be prepared: what they are, where they would lie, and what of them is there.
+
+    \b
+      vilp-pipe datasets list
+    """
     with only_result_on_stdout() as out:
         from pipeline.datasets import default_root, load_dataset
         from pipeline.datasets.prepare import RECIPES
@@ -56,14 +62,14 @@ def list_datasets(
 
 @datasets.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="hmdb51 or ucf101.")],
+    name: Annotated[str, typer.Argument(help="hmdb51 or ucf101.", autocompletion=named("hmdb51", "ucf101"))],
     root: Annotated[
         Path | None, Opt(help="Folder to lay it out in (default: $VILP_DATA/<name>, else data/<name>).")
     ] = None,
     archives: Annotated[
         Path | None, Opt("--from", help="Folder that has the official archives already; nothing is downloaded.")
     ] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Download, unpack, lay out, count and decode a dataset. Run it again after whatever ended it: it goes on.
 
@@ -82,6 +88,7 @@ def prepare(
 
         one_of("dataset", name, tuple(RECIPES))
         made = make(RECIPES[name], root or default_root(name), archives=archives, progress=make_progress())
+        keep_config(made.root, root=made.root)
         if json:
             out(as_json(made.to_dict()))
         else:

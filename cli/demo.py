@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.options import Json, named
 
 if TYPE_CHECKING:
     from pipeline.demo import Demo
@@ -19,17 +21,23 @@ Opt = typer.Option
 @app.command()
 def demo(
     out: Annotated[Path, Opt(help="Folder for videos, store, runs and pictures.")] = Path("demo"),
-    engine: Annotated[str, Opt(help="ray or inline.")] = "ray",
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    engine: Annotated[str, Opt(help="ray or inline.", autocompletion=named("ray", "inline"))] = "ray",
+    json: Json = False,
 ) -> None:
     """The whole path on rendered videos: render, extract, compare heads on unseen subjects and frame weights with the
-    frames that hold the action, and ask whether pose helps."""
+    frames that hold the action, and ask whether pose helps.
+
+    \b
+      vilp-pipe demo
+      vilp-pipe demo --out /tmp/demo --engine inline
+    """
     with only_result_on_stdout() as print_result:
         from cli.head import epochs_on
         from pipeline.demo import run_demo
 
         progress = make_progress()
         made = run_demo(out, engine=engine, progress=progress, epochs=epochs_on(progress))
+        keep_config(out)
         if json:
             print_result(as_json(made.to_dict()))
             return

@@ -8,7 +8,9 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
-from store.errors import UsageError
+from cli.forecast import forecast_lines
+from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
+from cli.sizes import parse_bytes
 
 Opt = typer.Option
 DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
@@ -17,14 +19,22 @@ DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
 @app.command()
 def extract(
     dataset: Annotated[
-        str | None, Opt(help="ucf101, hmdb51, folder, manifest or synthetic.", rich_help_panel=DATA)
+        str | None,
+        Opt(
+            help="ucf101, hmdb51, folder, manifest or synthetic.", rich_help_panel=DATA, autocompletion=complete_dataset
+        ),
     ] = None,
     root: Annotated[
         str | None,
         Opt(help="Folder of the videos (default: $VILP_DATA/<dataset>, else data/<dataset>).", rich_help_panel=DATA),
     ] = None,
     store: Annotated[
-        str | None, Opt(help="Folder of the feature store (default: stores/<dataset>).", rich_help_panel=DATA)
+        str | None,
+        Opt(
+            help="Folder of the store, or s3://bucket/prefix (default: stores/<dataset>).",
+            rich_help_panel=DATA,
+            autocompletion=complete_store,
+        ),
     ] = None,
     splits: Annotated[
         str | None, Opt(help="Folder of the official split lists, where not under the root.", rich_help_panel=DATA)
@@ -36,10 +46,20 @@ def extract(
         int | None, Opt(help="Frames a video for pose, a multiple of --frames (default: 48).", rich_help_panel=FEATURES)
     ] = None,
     views: Annotated[
-        str | None, Opt(help="center, center256, squash, flip; several with commas.", rich_help_panel=FEATURES)
+        str | None,
+        Opt(
+            help="center, center256, squash, flip; several with commas.",
+            rich_help_panel=FEATURES,
+            autocompletion=with_commas("center", "center256", "squash", "flip"),
+        ),
     ] = None,
     tokens: Annotated[
-        str | None, Opt(help="Patch tokens to keep: value,penult, one of them, or ''.", rich_help_panel=FEATURES)
+        str | None,
+        Opt(
+            help="Patch tokens to keep, of value, penult and last, or '' (default: value,penult).",
+            rich_help_panel=FEATURES,
+            autocompletion=with_commas("value", "penult", "last"),
+        ),
     ] = None,
     clip: Annotated[
         str | None, Opt(help="Model of open_clip, or tiny (default: ViT-B-16).", rich_help_panel=FEATURES)
@@ -53,7 +73,11 @@ def extract(
     ] = None,
     pose: Annotated[
         str | None,
-        Opt(help="onnx, mmpose, precomputed, none or module:Class (default: mmpose).", rich_help_panel=FEATURES),
+        Opt(
+            help="onnx, mmpose, precomputed, none or module:Class (default: mmpose).",
+            rich_help_panel=FEATURES,
+            autocompletion=named("mmpose", "onnx", "precomputed", "none"),
+        ),
     ] = None,
     det_weights: Annotated[str | None, Opt(help="Weights of the person detector.", rich_help_panel=FEATURES)] = None,
     pose_weights: Annotated[str | None, Opt(help="Weights of the keypoint model.", rich_help_panel=FEATURES)] = None,
@@ -66,24 +90,78 @@ def extract(
     ] = None,
     heatmap: Annotated[
         str | None,
-        Opt(help="Store CLIP embeddings of pose heatmaps: joints, limbs or none.", rich_help_panel=FEATURES),
+        Opt(
+            help="Store CLIP embeddings of pose heatmaps: joints, limbs or none.",
+            rich_help_panel=FEATURES,
+            autocompletion=named("joints", "limbs", "none"),
+        ),
+    ] = None,
+    video: Annotated[
+        str | None,
+        Opt(
+            help="Embeddings of clips by a video model of torchvision: r2plus1d_18, r3d_18, mc3_18, mvit_v1_b, "
+            "mvit_v2_s, swin3d_t, swin3d_s, swin3d_b or none (default: none).",
+            rich_help_panel=FEATURES,
+            autocompletion=named(
+                "r3d_18", "mc3_18", "r2plus1d_18", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b", "none"
+            ),
+        ),
+    ] = None,
+    video_pretrained: Annotated[
+        str | None,
+        Opt(
+            help="Its weights: torchvision's name, a file, or none (random) (default: torchvision's best).",
+            rich_help_panel=FEATURES,
+        ),
+    ] = None,
+    video_clips: Annotated[
+        int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
+    ] = None,
+    templates: Annotated[
+        str | None,
+        Opt(
+            help="Prompts of the class names: video, name, photo or ensemble, templates with {} and | between them, "
+            "or a file with one a line (default: video).",
+            rich_help_panel=FEATURES,
+            autocompletion=named("video", "name", "photo", "ensemble"),
+        ),
     ] = None,
     modality: Annotated[
-        str | None, Opt(help="Compute only these: clip, pose (default: both).", rich_help_panel=FEATURES)
+        str | None,
+        Opt(
+            help="Compute only these: clip, pose, video, text (default: all).",
+            rich_help_panel=FEATURES,
+            autocompletion=with_commas("clip", "pose", "video", "text"),
+        ),
     ] = None,
     decoder: Annotated[
-        str | None, Opt(help="pyav, decord or module:function (default: pyav).", rich_help_panel=FEATURES)
+        str | None,
+        Opt(
+            help="pyav, decord or module:function (default: pyav).",
+            rich_help_panel=FEATURES,
+            autocompletion=named("pyav", "decord"),
+        ),
     ] = None,
     decode_seconds: Annotated[
         float | None,
         Opt(help="CPU seconds that one video may take to decode (default: 300).", rich_help_panel=RUN),
     ] = None,
     precision: Annotated[
-        str | None, Opt(help="auto, fp32, bf16 or fp16: auto is bf16 where the CPU or GPU has it.", rich_help_panel=RUN)
+        str | None,
+        Opt(
+            help="auto, fp32, bf16 or fp16: auto is bf16 where the CPU or GPU has it.",
+            rich_help_panel=RUN,
+            autocompletion=named("auto", "fp32", "bf16", "fp16"),
+        ),
     ] = None,
-    device: Annotated[str | None, Opt(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = None,
+    device: Annotated[
+        str | None, Opt(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN, autocompletion=complete_device)
+    ] = None,
     batch_size: Annotated[int | None, Opt(help="Images a forward pass (default: 32).", rich_help_panel=RUN)] = None,
-    engine: Annotated[str | None, Opt(help="ray or inline (default: ray).", rich_help_panel=RUN)] = None,
+    engine: Annotated[
+        str | None,
+        Opt(help="ray or inline (default: ray).", rich_help_panel=RUN, autocompletion=named("ray", "inline")),
+    ] = None,
     ray_address: Annotated[str | None, Opt(help="Join a running Ray cluster.", rich_help_panel=RUN)] = None,
     part: Annotated[
         str | None, Opt(help="i/n: this run's share, for independent jobs on one store.", rich_help_panel=RUN)
@@ -100,11 +178,13 @@ def extract(
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,
-    dry_run: Annotated[bool, Opt("--dry-run", help="Print the plan and stop.", rich_help_panel=RUN)] = False,
+    dry_run: Annotated[
+        bool, Opt("--dry-run", help="Print plan, bytes and time, and stop.", rich_help_panel=RUN)
+    ] = False,
     strict: Annotated[
         bool, Opt("--strict", help="Missing or quarantined videos and another environment fail.", rich_help_panel=RUN)
     ] = False,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.", rich_help_panel=RUN)] = False,
+    json: Json = False,
 ) -> None:
     """Decode videos, encode frames and poses, and commit the features to a store.
 
@@ -115,8 +195,11 @@ def extract(
       vilp-pipe extract --dataset hmdb51
       vilp-pipe extract --dataset folder --root my-videos --store stores/mine --pose none
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
+      vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
+      vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
     """
     from pipeline.config import parse_part
+    from stages.clip.templates import read_templates
 
     given: dict[str, Any] = {
         "dataset": dataset,
@@ -134,6 +217,10 @@ def extract(
         "pose_weights": pose_weights,
         "pose_config": pose_config,
         "heatmap": heatmap,
+        "video": video,
+        "video_pretrained": video_pretrained,
+        "video_clips": video_clips,
+        "templates": None if templates is None else read_templates(templates),
         "modalities": _names(modality),
         "decoder": decoder,
         "decode_seconds": decode_seconds,
@@ -143,7 +230,7 @@ def extract(
         "engine": engine,
         "ray_address": ray_address,
         "part": parse_part(part) if part else None,
-        "memory": _bytes(memory) if memory else None,
+        "memory": parse_bytes("memory", memory) if memory else None,
         "shard_len": shard_len,
         "seed": seed,
         "update": update or None,
@@ -152,13 +239,14 @@ def extract(
     }
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
-        from pipeline.extraction import dry_run as plan_only
         from pipeline.extraction import extract as run
 
         config = resolve(store, {name: value for name, value in given.items() if value is not None})
         if dry_run:
-            forecast = plan_only(config)
-            out(as_json(forecast) if json else "\n".join(f"{name}: {value}" for name, value in forecast.items()))
+            from pipeline.forecast import forecast
+
+            planned = forecast(config)
+            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
             return
         summary = run(config, progress=make_progress())
         if json:
@@ -176,16 +264,6 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _bytes(text: str) -> int:
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        return int(float(number.removesuffix(unit)) * units[unit])
-    except ValueError:
-        raise UsageError(f"memory is {text!r}; allowed: a number of bytes, such as 500MB or 2GB") from None
-
-
 def _show(summary: Any) -> None:
     from store.quarantine import retry_command
 
@@ -199,7 +277,7 @@ def _show(summary: Any) -> None:
             ("partial", str(summary.partial)),
             ("quarantined", kinds or "0"),
             *(("", f"{failure['video_id']}: {failure['message']}") for failure in summary.failures[:5]),
-            ("listed but not on disk", str(summary.missing)),
+            ("listed or planned, not on disk", str(summary.missing)),
             ("on disk but in no list", str(summary.unlisted)),
             ("units tried again", str(len(summary.retried_units))),
             *(("", _retried(retry)) for retry in summary.retried_units[:5]),

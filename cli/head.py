@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
+from cli.options import (
+    RUN,
+    ClipGroup,
+    Device,
+    Frames,
+    Head,
+    Json,
+    PoseGroup,
+    Split,
+    Store,
+    complete_head,
+    complete_run,
+    complete_store,
+    named,
+)
 from pipeline.progress import Progress
 from store.errors import UsageError
 from store.printable import command
@@ -22,40 +38,58 @@ HEAD, TRAINING = "Head", "Training"
 
 @app.command("train-head")
 def train_head(
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    head: Annotated[
-        str, Opt(help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn or pose; any but pose with +pose (late fusion).")
-    ] = "fuse",
-    split: Annotated[str, Opt(help="Number of the official split, or all.")] = "1",
-    frames: Annotated[int, Opt(help="Frames a video of those that are stored.")] = 8,
+    store: Store = None,
+    head: Head = "fuse",
+    split: Split = "1",
+    frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train this often, with seeds 0, 1, ...")] = 1,
     epochs: Annotated[int, Opt(help="0 is zero-shot.")] = 30,
-    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
-    pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
+    clip: ClipGroup = None,
+    pose: PoseGroup = None,
+    video: Annotated[
+        str | None, Opt(help="Id of a video model's group, or its beginning: mean and attn then read its clips.")
+    ] = None,
     text: Annotated[
         str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
     ] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
     modalities: Annotated[
-        str, Opt(help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="What fuse may read: V, P, V+T, P+T, V+P or V+P+T.",
+            rich_help_panel=HEAD,
+            autocompletion=named("V", "P", "V+T", "P+T", "V+P", "V+P+T"),
+        ),
     ] = "V+P+T",
     word_mode: Annotated[
-        str, Opt(help="Words that spot frames: name+eot, name or all.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Words that spot frames: name+eot, name or all.",
+            rich_help_panel=HEAD,
+            autocompletion=named("name+eot", "name", "all"),
+        ),
     ] = "name+eot",
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
     pose_in: Annotated[
-        str, Opt(help="Where pose acts in vilp, pvcs and fuse: weights, values or both.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Where pose acts in vilp, pvcs and fuse: weights, values or both.",
+            rich_help_panel=HEAD,
+            autocompletion=named("both", "weights", "values"),
+        ),
     ] = "both",
     temporal_layers: Annotated[
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult or value.", rich_help_panel=HEAD)
+        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
     ] = "penult",
+    bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
+    pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
     tune: Annotated[
         bool,
         Opt(
@@ -66,11 +100,33 @@ def train_head(
     ] = False,
     learning_rate: Annotated[float, Opt(help="Of AdamW, at the start.", rich_help_panel=TRAINING)] = 1e-3,
     batch_size: Annotated[int, Opt(help="Videos a step.", rich_help_panel=TRAINING)] = 128,
+    scalar_boost: Annotated[
+        float, Opt(help="How many times faster scalars learn (alpha, gamma, scale).", rich_help_panel=TRAINING)
+    ] = 10.0,
+    weight_decay: Annotated[float, Opt(help="Of matrices.", rich_help_panel=TRAINING)] = 0.05,
+    smoothing: Annotated[float, Opt(help="Of the labels.", rich_help_panel=TRAINING)] = 0.1,
+    auxiliary: Annotated[
+        float, Opt(help="Weight of the loss of each stream of a head with several.", rich_help_panel=TRAINING)
+    ] = 0.3,
+    frame_dropout: Annotated[
+        float, Opt(help="Chance that a frame of a training video is hidden.", rich_help_panel=TRAINING)
+    ] = 0.1,
+    token_dropout: Annotated[
+        float, Opt(help="Chance that a patch token of a training video is hidden.", rich_help_panel=TRAINING)
+    ] = 0.1,
+    ema: Annotated[float, Opt(help="Decay of the average of weights that is tested.", rich_help_panel=TRAINING)] = 0.99,
     random_frames: Annotated[
         bool,
         Opt("--random-frames", help="Show a random stored frame of each of T' segments.", rich_help_panel=TRAINING),
     ] = False,
-    loss: Annotated[str, Opt(help="all-class, or in-batch as published.", rich_help_panel=TRAINING)] = "all-class",
+    loss: Annotated[
+        str,
+        Opt(
+            help="all-class, or in-batch as published.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("all-class", "in-batch"),
+        ),
+    ] = "all-class",
     interpolation: Annotated[
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
@@ -98,16 +154,26 @@ def train_head(
             pose_in=pose_in,
             temporal_layers=temporal_layers,
             tokens=tokens,
+            bottleneck=bottleneck,
+            pool_heads=pool_heads,
         )
         training = TrainConfig(
             learning_rate=learning_rate,
             batch_size=batch_size,
+            scalar_boost=scalar_boost,
+            weight_decay=weight_decay,
+            smoothing=smoothing,
+            auxiliary=auxiliary,
+            frame_dropout=frame_dropout,
+            token_dropout=token_dropout,
+            ema=ema,
             random_frames=random_frames,
             loss=loss,
             interpolation=interpolation,
         )
+        where = find_store(store)
         result = train(
-            find_store(store),
+            where,
             head=config,
             split=split if split == "all" or not split.isdecimal() else int(split),
             frames=frames,
@@ -118,43 +184,61 @@ def train_head(
             clip=clip,
             pose=pose,
             text=text,
+            video=video,
             training=training,
             tune=tune,
             progress=epochs_on(make_progress()),
         )
+        assert result.directory is not None
+        groups = {"clip": None, "pose": result.selection.pose, **result.selection.encoder_id}
+        keep_config(result.directory, store=where, **groups)
         _show(result, json, print_result)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[str | None, Opt(help="Folder of a training run.")] = None,
+    run: Annotated[str | None, Opt(help=RUN, autocompletion=complete_run)] = None,
     store: Annotated[
         str | None,
-        Opt(help="Folder of the store (default: the one it was trained from); of another dataset: cross-dataset."),
+        Opt(
+            help="Folder of the store (default: the one it was trained from); of another dataset: cross-dataset.",
+            autocompletion=complete_store,
+        ),
     ] = None,
     views: Annotated[str | None, Opt(help="Stored views to average, with commas (default: those of the run).")] = None,
     zero_shot: Annotated[
         bool,
         Opt("--zero-shot", help="Test without training on these classes: all of them, and ten random halves."),
     ] = False,
-    head: Annotated[str, Opt(help="Head of --zero-shot without a run.")] = "vcs",
+    head: Annotated[str, Opt(help="Head of --zero-shot without a run.", autocompletion=complete_head)] = "vcs",
     frames: Annotated[int, Opt(help="Frames a video of --zero-shot without a run.")] = 8,
     few_shot: Annotated[
         str | None, Opt(help="Train the run's head again on so many videos a class, such as 2,4,8,16.")
     ] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    late: Annotated[
+        list[str] | None,
+        Opt(
+            help="Late fusion with the scores of another run (its folder), or of score files of mmaction2 (several "
+            "times for several), with a weight from inner validation."
+        ),
+    ] = None,
+    late_annotations: Annotated[
+        str | None, Opt(help="The annotations that were tested, where a score file does not name its videos.")
+    ] = None,
+    device: Device = "auto",
     allow_mismatch: Annotated[
         bool, Opt("--allow-mismatch", help="Take features other than those that the head was trained on.")
     ] = False,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Test the heads of a run again; the figures are those of the run, to the bit on the same machine.
 
     \b
       vilp-pipe evaluate --run runs/hmdb51-fuse
       vilp-pipe evaluate --run runs/hmdb51-fuse --few-shot 2,4,8,16
-      vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101      (cross-dataset)
+      vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101  # cross-dataset
       vilp-pipe evaluate --store stores/ucf101 --zero-shot
+      vilp-pipe evaluate --run runs/hmdb51-vcs --late runs/hmdb51-poseconv
     """
     names = _names(views)
     with only_result_on_stdout() as print_result:
@@ -171,6 +255,13 @@ def evaluate(
                 )
             few = heads.few_shot(run, _numbers(few_shot), device=device, progress=epochs_on(make_progress()))
             _show_few_shot(few, json, print_result)
+        elif late:
+            if run is None or zero_shot or store is not None or names is not None:
+                raise UsageError("late fuses the head of a run: give --run, without --zero-shot, --store, --views")
+            fused = heads.late_fusion(
+                run, late, annotations=late_annotations, device=device, progress=epochs_on(make_progress())
+            )
+            _show_late(fused, json, print_result)
         elif zero_shot or (run is not None and store is not None and crosses_datasets(run, store)):
             found = heads.zero_shot(
                 find_store(store) if run is None else store,
@@ -189,14 +280,20 @@ def evaluate(
 
 
 def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
-    """A training callback that shows every head's epochs as one piece of work."""
+    """A training callback that shows every head's epochs as one piece of work, or those of all heads trained
+    together."""
+    shown: list[tuple[int, int]] = []
 
     def report(epoch: EpochReport) -> None:
-        if epoch.epoch == 1:
-            progress.begin(f"training, split {epoch.split}, seed {epoch.seed}", epoch.epochs)
-        progress.advance(1)
-        if epoch.epoch == epoch.epochs:
-            progress.end()
+        if not shown:
+            heads = f"split {epoch.split}, seed {epoch.seed}" if epoch.runs == 1 else f"{epoch.runs} heads together"
+            progress.begin(f"training, {heads}", epoch.epochs)
+            shown.append((epoch.split, epoch.seed))
+        if shown == [(epoch.split, epoch.seed)]:
+            progress.advance(1)
+            if epoch.epoch == epoch.epochs:
+                progress.end()
+                shown.clear()
 
     return report
 
@@ -267,6 +364,26 @@ def _show_few_shot(few: Any, json: bool, print_result: Any) -> None:
         intervals = ", ".join("{:.1%} to {:.1%}".format(*split["interval"]) for split in row["splits"])
         print_result(f"{row['shots']} videos a class: top-1 {row['top1']:.1%} (95% interval by split: {intervals})")
     for warning in few.warnings:
+        print_result(f"note: {warning}")
+
+
+def _show_late(found: Any, json: bool, print_result: Any) -> None:
+    if json:
+        print_result(as_json(found.to_dict()))
+        return
+    print_result(f"late fusion on {found.dataset}: {found.head} with {found.other}")
+    for split in found.splits:
+        print_result(
+            f"split {split.split}: weight {split.weight:g}, chosen on {split.validation_videos} training videos; "
+            f"{split.videos} test videos"
+            + (f", of which {split.lacking} have no other scores and keep the head's" if split.lacking else "")
+        )
+        for name in ("head", "other", "fused"):
+            row = getattr(split, name)
+            print_result(
+                "  {}: top-1 {:.1%} (95% interval {:.1%} to {:.1%})".format(name, row["top1"], *row["interval"])
+            )
+    for warning in found.warnings:
         print_result(f"note: {warning}")
 
 

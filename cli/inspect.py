@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from cli.app import app
-from cli.console import only_result_on_stdout, say
+from cli.config import keep_config
+from cli.console import as_json, only_result_on_stdout, say
+from cli.options import ClipGroup, Code, Json, PoseGroup, Store, complete_run
 from store.errors import UsageError
 
 Opt = typer.Option
@@ -16,18 +18,20 @@ Opt = typer.Option
 
 @app.command()
 def inspect(
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    store: Store = None,
     video: Annotated[list[str] | None, Opt(help="Id of a video; give it several times for several.")] = None,
     random: Annotated[int | None, Opt(help="This many videos by lot; with --run, test videos of its split.")] = None,
     seed: Annotated[int, Opt(help="Of the lot.")] = 0,
-    run: Annotated[str | None, Opt(help="Folder of a training run: adds frame weights and top classes.")] = None,
-    frames: Annotated[int | None, Opt(help="Frames a strip (default: what the run reads, or 8).")] = None,
-    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
-    pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
-    code: Annotated[
-        list[str] | None, Opt(help="A module:name that the store names and that may be run, where you trust it.")
+    run: Annotated[
+        str | None,
+        Opt(help="Folder of a training run: adds frame weights and top classes.", autocompletion=complete_run),
     ] = None,
+    frames: Annotated[int | None, Opt(help="Frames a strip (default: what the run reads, or 8).")] = None,
+    clip: ClipGroup = None,
+    pose: PoseGroup = None,
+    code: Code = None,
     out: Annotated[Path, Opt(help="The picture.")] = Path("inspect.png"),
+    json: Json = False,
 ) -> None:
     """Draw what a store knows of videos: stored frames with skeletons and boxes, the heatmap on the token grid.
 
@@ -48,6 +52,11 @@ def inspect(
             raise UsageError(f"out is {str(out)!r}; allowed: a name that ends in .png")
         opened = FeatureStore.open(find_store(store))
         chosen = video or some_videos(opened, random or 1, seed=seed, run=run)
-        for line in inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose, code=code or ()):
+        notes = inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose, code=code or ())
+        keep_config(out, store=opened.url)
+        if json:
+            print_result(as_json({"picture": str(out), "videos": chosen, "notes": list(notes)}))
+            return
+        for line in notes:
             say(f"note: {line}")
         print_result(str(out))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import NoReturn
+
+import typer
 
 from cli.app import app
 from cli.console import say
 from store.errors import UsageError, VilpError
 from store.printable import command, one_line
+
+# Where the commands are, in the order in which the help lists them.
+MODULES = (
+    *("extract", "store", "head", "study", "inspect", "report", "predict", "search"),
+    *("export", "care", "datasets", "doctor", "demo", "benchmark"),
+)
 
 
 class Stopped(BaseException):
@@ -21,20 +30,10 @@ class Stopped(BaseException):
         self.number = number
 
 
-def _add_commands() -> None:
+def add_commands() -> None:
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
-    import cli.benchmark
-    import cli.care
-    import cli.datasets
-    import cli.demo
-    import cli.extract
-    import cli.head
-    import cli.inspect
-    import cli.predict
-    import cli.report
-    import cli.search
-    import cli.store
-    import cli.study  # noqa: F401
+    for module in MODULES:
+        import_module(f"cli.{module}")
 
 
 def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
@@ -45,11 +44,16 @@ def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 def run() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 usage, 130 and 143 after SIGINT and SIGTERM."""
-    _add_commands()
+    add_commands()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:
-        app(prog_name="vilp-pipe", standalone_mode=True)
+        code = app(prog_name="vilp-pipe", standalone_mode=False)
+        sys.exit(code or 0)
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty where it was the help
+            say(f"error: {one_line(message)}; see {command(*_command_of(error), '--help')}")
+        sys.exit(error.exit_code)
     except VilpError as error:
         if "--debug" in sys.argv:
             raise
@@ -63,3 +67,9 @@ def run() -> None:
             raise
         say(f"error: {type(error).__name__}: {one_line(str(error))} (run with --debug to see where)")
         sys.exit(1)
+
+
+def _command_of(error: typer.TyperException) -> list[str]:
+    """Words of the command that an error of parsing is about, without the program."""
+    context = getattr(error, "ctx", None)
+    return context.command_path.split()[1:] if context is not None else []

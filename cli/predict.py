@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.options import Code, Device, Json, Run, complete_store
 
 Opt = typer.Option
 
@@ -15,22 +17,22 @@ Opt = typer.Option
 @app.command()
 def predict(
     videos: Annotated[list[str], typer.Argument(help="Video files, or folders of them.", metavar="VIDEO...")],
-    run: Annotated[str, Opt(help="Folder of a training run.")],
+    run: Run,
     store: Annotated[
-        str | None, Opt(help="Where the run's store is now: it tells how features are computed.", show_default=False)
+        str | None,
+        Opt(help="Where the run's store is now (default: where it was).", autocompletion=complete_store),
     ] = None,
     split: Annotated[int | None, Opt(help="Ask the heads of this split (default: the run's first).")] = None,
     top: Annotated[int, Opt(help="Classes to name.")] = 5,
     figure: Annotated[str | None, Opt(help="Draw a PNG with a strip a video.")] = None,
     clip_pretrained: Annotated[str | None, Opt(help="Where the CLIP weights are now, if they moved.")] = None,
+    video_pretrained: Annotated[str | None, Opt(help="Where the video model's weights are now.")] = None,
     det_weights: Annotated[str | None, Opt(help="Where the detector's weights are now.")] = None,
     pose_weights: Annotated[str | None, Opt(help="Where the keypoint model's weights are now.")] = None,
     pose_config: Annotated[str | None, Opt(help="Where the file of poses, or mmpose's config, is now.")] = None,
-    code: Annotated[
-        list[str] | None, Opt(help="A module:name that the store names and that may be run, where you trust it.")
-    ] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    code: Code = None,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Classify video files with the heads of a run. Nothing is written but the picture; exit code 1 when no video could
     be used.
@@ -44,6 +46,7 @@ def predict(
 
         moved = {
             "clip_pretrained": clip_pretrained,
+            "video_pretrained": video_pretrained,
             "det_weights": det_weights,
             "pose_weights": pose_weights,
             "pose_config": pose_config,
@@ -60,6 +63,8 @@ def predict(
             code=code or (),
             progress=make_progress(),
         )
+        if figure is not None:
+            keep_config(figure)
         if json:
             print_result(as_json(found.to_dict()))
         else:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, only_result_on_stdout, say
+from cli.options import ClipGroup, Json, Store, named
 
 Opt = typer.Option
 
@@ -16,13 +18,13 @@ Opt = typer.Option
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    store: Store = None,
     like: Annotated[str | None, Opt(help="Instead of a text: the id of a video whose neighbours to find.")] = None,
     top: Annotated[int, Opt(help="Results to show.")] = 10,
-    by: Annotated[str, Opt(help="video or frame: what is ranked.")] = "video",
-    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
+    by: Annotated[str, Opt(help="video or frame: what is ranked.", autocompletion=named("video", "frame"))] = "video",
+    clip: ClipGroup = None,
     html: Annotated[Path | None, Opt(help="Write a page with thumbnails, which needs nothing else.")] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Find videos, or frames, by words or by another video, among the stored CLIP features.
 
@@ -41,6 +43,7 @@ def search(
         found = find(opened, text, like=like, top=top, by=by, clip=clip)
         if html is not None:
             write_page(opened, found, html)
+            keep_config(html, store=opened.url)
         if json:
             out(as_json({**found.to_dict(), "html": None if html is None else str(html)}))
             return

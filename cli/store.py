@@ -8,6 +8,7 @@ import typer
 
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.options import Json, Store
 from store.printable import command
 
 Opt = typer.Option
@@ -17,10 +18,15 @@ SHOWN = 10
 
 @app.command()
 def status(
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    store: Store = None,
+    json: Json = False,
 ) -> None:
-    """What is in a store: coverage of every group, who works on it now, and what is quarantined."""
+    """What is in a store: coverage of every group, who works on it now, and what is quarantined.
+
+    \b
+      vilp-pipe status
+      vilp-pipe status --store stores/hmdb51 --json
+    """
     with only_result_on_stdout() as out:
         from pipeline.status import find_store, store_status
         from store.layout import QUARANTINE
@@ -31,12 +37,15 @@ def status(
             out(as_json(found))
             return
         out(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
-        out(f"  {found['missing']} listed videos are not on disk, {found['unlisted']} files are in no list")
+        out(f"  {found['missing']} videos of lists or plan are not on disk, {found['unlisted']} files are in no list")
         width = max((len(group["path"]) for group in found["groups"]), default=5)
         out(f"  {'group':{width}}  committed  partial  quarantined     left        MB")
         for group in found["groups"]:
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
             out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
+            if not group["committed"] and not found["running"]:
+                remove = command("delete", group["path"], "--store", found["store"])
+                out(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")
         for run in found["running"]:
             silent = "" if run["silent_seconds"] is None else f", last heard of {run['silent_seconds']:.0f} s ago"
             out(f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}")
@@ -54,7 +63,7 @@ def status(
 
 @app.command()
 def verify(
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
+    store: Store = None,
     repair: Annotated[
         bool, Opt("--repair", help="Restore what has a copy; compute damaged shards again from their videos.")
     ] = False,
@@ -63,9 +72,14 @@ def verify(
         Opt(help="A decoder or estimator (module:name) or config file that the store names and a repair may run."),
     ] = None,
     sources: Annotated[bool, Opt("--sources", help="Compare the videos on disk with their recorded SHA-256.")] = False,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
-    """Check every byte of a store, and print the digest of its values. Exit code 1 when anything is wrong."""
+    """Check every byte of a store, and print the digest of its values. Exit code 1 when anything is wrong.
+
+    \b
+      vilp-pipe verify --store stores/hmdb51
+      vilp-pipe verify --store stores/hmdb51 --repair
+    """
     with only_result_on_stdout() as out:
         from dataclasses import asdict
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.app import app
+from cli.config import keep_config
 from cli.console import as_json, only_result_on_stdout, say
+from cli.options import ClipGroup, Device, Frames, Json, PoseGroup, Split, Store, complete_head, complete_store, named
 from pipeline.studies import STUDIES
 
 Opt = typer.Option
@@ -15,19 +18,25 @@ Opt = typer.Option
 
 @app.command(epilog="Studies: " + " ".join(f"{name}: {question}" for name, question in STUDIES.items()))
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help=", ".join(STUDIES) + ".")],
-    store: Annotated[str | None, Opt(help="Folder of the store (default: the only one under stores/).")] = None,
-    head: Annotated[str, Opt(help="The head that reads pose: pvcs, pvcs-joint, vilp, fuse, vcs+pose, ...")] = "pvcs",
-    split: Annotated[str, Opt(help="Number of the official split, or all.")] = "1",
-    frames: Annotated[int, Opt(help="Frames a video of those that are stored.")] = 8,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help=", ".join(STUDIES) + ".", autocompletion=named(*STUDIES)),
+    ],
+    store: Store = None,
+    head: Annotated[
+        str,
+        Opt(help="The head that reads pose: pvcs, pvcs-joint, vilp, fuse, vcs+pose, ...", autocompletion=complete_head),
+    ] = "pvcs",
+    split: Split = "1",
+    frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train every variant this often.")] = 3,
     epochs: Annotated[int, Opt(help="Of every training.")] = 30,
-    to: Annotated[str | None, Opt(help="Store of another dataset (transfer).")] = None,
-    clip: Annotated[str | None, Opt(help="Id of the CLIP group, or its beginning, where there are several.")] = None,
-    pose: Annotated[str | None, Opt(help="Id of the pose group, or its beginning, where there are several.")] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    to: Annotated[str | None, Opt(help="Store of another dataset (transfer).", autocompletion=complete_store)] = None,
+    clip: ClipGroup = None,
+    pose: PoseGroup = None,
+    device: Device = "auto",
     out: Annotated[str | None, Opt(help="Folder of the report (default: studies/<store>-<study>).")] = None,
-    json: Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Answer a question about features and heads with a table, a picture and a verdict.
 
@@ -55,6 +64,7 @@ def study(
             training=TrainConfig(epochs=epochs),
         )
         report = run_study(name, config, out=out, told=say)
+        keep_config(Path(report.files["json"]).parent, store=config.store)
         if json:
             print_result(as_json(report.to_dict()))
             return

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import ExtractConfig
 from pipeline.datasets.base import TEST, Dataset, Video, Videos
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
-from pipeline.graph import Graph, make_graph
+from pipeline.graph import Graph, evenly, make_graph
 from pipeline.plan import Unit, make_plan
 from stages.decode import DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
@@ -30,20 +30,26 @@ from store.reader import FeatureStore
 from store.writer import add_modality, create_store
 
 # Settings that may name a file, by kind of group, and the options of the command line that name another.
-WEIGHTS = {"clip": ("clip_pretrained",), "pose": ("det_weights", "pose_weights", "pose_config")}
+WEIGHTS = {
+    "clip": ("clip_pretrained",),
+    "video": ("video_pretrained",),
+    "pose": ("det_weights", "pose_weights", "pose_config"),
+}
 
 
 def recorded_graphs(
     store: FeatureStore,
-    clip: str,
+    clip: str | None,
     pose: str | None,
     *,
+    encoder: str = "clip",
     weights: Mapping[str, str | None],
     device: str = "auto",
     code: Collection[str] = (),
 ) -> list[Graph]:
     """What computes the CLIP group ``clip`` and the pose group ``pose`` of a store, as they were computed for it.
 
+    encoder  ``video`` where ``clip`` is the group of a video model
     weights  files in place of those that the store remembers, by setting (see ``WEIGHTS``); the contents must be the
              same
     code     decoders and estimators of the user's own (``module:name``) and configs in Python that may be run: a store
@@ -54,7 +60,7 @@ def recorded_graphs(
     give other features, with what differs.
     """
     graphs = []
-    for kind, name in (("clip", clip), ("pose", pose)):
+    for kind, name in ((encoder, clip), ("pose", pose)):
         if name is not None:
             group = store.group(kind, name)
             config = _config(store, group, weights, device)
@@ -165,13 +171,15 @@ def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str
 
 def _joined(graphs: list[Graph]) -> list[Graph]:
     """One graph where all decode alike and the frames of each are among those of the longest."""
+    if len(graphs) == 1:
+        return graphs
     longest = max((graph.decode for graph in graphs), key=lambda decode: decode.num_frames)
     for graph in graphs:
         same = dataclasses.replace(graph.decode, num_frames=longest.num_frames, chunk_bytes=longest.chunk_bytes)
         if same != longest or longest.num_frames % graph.decode.num_frames:
             return graphs
     branches = [
-        dataclasses.replace(branch, stride=longest.num_frames // graph.decode.num_frames)
+        dataclasses.replace(branch, at=evenly(graph.decode.num_frames, longest.num_frames))
         for graph in graphs
         for branch in graph.branches
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import default_root
-from store.errors import UsageError, one_of
+from stages.clip.config import DEFAULT_TOKENS
+from stages.clip.templates import DEFAULT_TEMPLATES, check_template
+from stages.video.config import RECIPES
+from store.errors import StoreError, UsageError, nearest, one_of
 from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
-MODALITIES = ("clip", "pose")
+MODALITIES = ("clip", "pose", "video", "text")
 HEATMAPS = ("none", "joints", "limbs")
 ESTIMATORS = ("mmpose", "onnx", "precomputed", "none")
 
@@ -23,14 +26,26 @@ class ExtractConfig:
     dataset       ``ucf101``, ``hmdb51``, ``folder``, ``manifest`` or ``synthetic``
     root          folder of the videos; None: ``$VILP_DATA/<dataset>``, else ``data/<dataset>``
     store         folder of the store, or ``s3://bucket/prefix``; None: ``stores/<dataset>``
+    splits        folder of the official split lists; None: beside the videos
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
+    views         V parts of a frame that CLIP sees: see ``stages.geometry``
+    tokens        patch tokens to store: ``value``, ``penult``
+    clip          an open_clip model, or ``tiny``; ``clip_pretrained`` is a tag, a file, or ``none``: see ``ClipConfig``
+    pose          ``mmpose``, ``onnx``, ``precomputed``, ``none`` or ``module:Class``; ``det_weights``, ``pose_weights``
+                  and ``pose_config`` are what it needs: see ``PoseConfig``
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
-    modalities    which of ``clip`` and ``pose`` to compute now; a store may hold more
+    video         video model of torchvision (see ``stages.video``), or ``none``; ``video_clips`` is K, clips a video
+    templates     prompts of the class names, each with ``{}`` for the name: see ``stages.clip.templates``
+    modalities    which of ``clip`` (with its text), ``pose`` and ``video`` to compute now, or ``text`` alone, to add a
+                  text set to a CLIP model that is there; a store may hold more
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
     decode_seconds  CPU seconds that one video may take to decode, before it is quarantined as decoder-timeout
     limit         only the first videos of the plan, None for all
+    seed          of random weights
+
+    Raises ``UsageError`` for a value that is not allowed.
     """
 
     dataset: str = "synthetic"
@@ -40,7 +55,7 @@ class ExtractConfig:
     frames: int = 16
     pose_frames: int = 48
     views: tuple[str, ...] = ("center",)
-    tokens: tuple[str, ...] = ("value", "penult")
+    tokens: tuple[str, ...] = DEFAULT_TOKENS
     clip: str = "ViT-B-16"
     clip_pretrained: str = "openai"
     pose: str = "mmpose"
@@ -48,6 +63,10 @@ class ExtractConfig:
     pose_weights: str | None = None
     pose_config: str | None = None
     heatmap: str = "none"
+    video: str = "none"
+    video_pretrained: str | None = None
+    video_clips: int = 4
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
     decoder: str = "pyav"
     decode_seconds: float = 300.0
     engine: str = "ray"
@@ -70,9 +89,11 @@ class ExtractConfig:
         one_of("engine", self.engine, ENGINES)
         for name in self.modalities:
             one_of("modality", name, MODALITIES)
+        if "text" in self.modalities and not ({"clip"} & set(self.modalities) or self.text_only):
+            raise UsageError(f"modality is {','.join(self.modalities)}; give text alone, or with clip")
         if not self.modalities:
-            raise UsageError("modality is empty; allowed: clip, pose")
-        for name in ("frames", "pose_frames", "batch_size", "shard_len", "chunk_bytes"):
+            raise UsageError(f"modality is empty; allowed: {', '.join(MODALITIES)}")
+        for name in ("frames", "pose_frames", "video_clips", "batch_size", "shard_len", "chunk_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; allowed: 1 or more")
         if self.wants_pose and self.pose_frames % self.frames:
@@ -88,11 +109,21 @@ class ExtractConfig:
             raise UsageError(f"limit is {self.limit}; allowed: 1 or more videos")
         if not 0 <= self.part.index < self.part.count:
             raise UsageError(f"part is {self.part.index}/{self.part.count}; allowed: 0/n to (n-1)/n")
+        if self.pose not in ESTIMATORS and ":" not in self.pose:
+            near = nearest(self.pose, ESTIMATORS)
+            raise UsageError(f"pose is {self.pose!r}; allowed: {', '.join(ESTIMATORS)} or module:Class{near}")
+        for template in self.templates:
+            check_template(template)
         one_of("heatmap", self.heatmap, HEATMAPS)
-        if self.heatmap != "none" and not self.wants_pose:
+        one_of("video", self.video, ("none", *RECIPES))
+        if self.heatmap != "none" and self.pose == "none":
             raise UsageError(f"heatmap is {self.heatmap!r} but no pose is extracted; name an estimator with --pose")
         if self.modalities == ("pose",) and self.pose == "none":
             raise UsageError("modality is 'pose' but pose is 'none'; name an estimator with --pose")
+        if self.modalities == ("video",) and self.video == "none":
+            raise UsageError(f"modality is 'video' but no model is named; give --video one of: {', '.join(RECIPES)}")
+        if self.wants_video and ":" in self.decoder:
+            raise UsageError(f"decoder is {self.decoder!r}, which gives no clips for --video; use --decoder pyav")
 
     @property
     def wants_pose(self) -> bool:
@@ -100,12 +131,23 @@ class ExtractConfig:
 
     @property
     def wants_clip(self) -> bool:
-        return "clip" in self.modalities
+        """Whether the run knows the CLIP model; a run of text alone encodes no video with it."""
+        return "clip" in self.modalities or self.text_only
+
+    @property
+    def text_only(self) -> bool:
+        """Whether class names alone are encoded. Without a word about it they are, wherever frames are."""
+        return self.modalities == ("text",)
+
+    @property
+    def wants_video(self) -> bool:
+        return "video" in self.modalities and self.video != "none"
 
     @property
     def decoded_frames(self) -> int:
-        """Frames that a video is decoded to: the pose frames, which contain those of CLIP, or those of CLIP."""
-        return self.pose_frames if self.wants_pose else self.frames
+        """Evenly spaced frames that a video is decoded to: the pose frames, which contain those of CLIP, or those of
+        CLIP; those of a video model's clips come on top."""
+        return self.pose_frames if self.wants_pose else self.frames if self.wants_clip else 0
 
     @property
     def store_url(self) -> str:
@@ -126,15 +168,33 @@ class ExtractConfig:
         values = asdict(self)
         # Absolute, so that the store can be resumed and repaired from any directory.
         values["root"] = str(Path(self.root or default_root(self.dataset)).absolute())
-        for name in ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained"):
+        files = ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained", "video_pretrained")
+        for name in files:
             if values[name] and Path(values[name]).exists():
                 values[name] = str(Path(values[name]).absolute())
         values["part"] = "0/1"
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def options(self) -> dict[str, Any]:
+        """The settings by option of ``vilp-pipe extract``, for the file that a store keeps of a run: without where the
+        store lies, which share of it a run computes and where, and what only matters where something is there."""
+        about_the_run = ("store", "part", "ray_address", "chunk_bytes", "update", "retry_quarantined", "strict")
+        values = self.recipe() | {"limit": self.limit}
+        values["modality"], values["templates"] = values.pop("modalities"), "|".join(self.templates)
+        return {name.replace("_", "-"): value for name, value in values.items() if name not in about_the_run}
+
     @classmethod
     def from_recipe(cls, recipe: dict[str, Any]) -> ExtractConfig:
+        """The settings that ``recipe`` keeps. Raises ``StoreError`` (``store-version``) for one that is not known here:
+        a newer version wrote it."""
+        unknown = sorted(recipe.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise StoreError(
+                f"the store was extracted with the setting {unknown[0]!r}, which this vilp-pipe does not know; install "
+                "the vilp-pipe that wrote it, or a newer one",
+                kind="store-version",
+            )
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()
         }
@@ -174,6 +234,8 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     if "modalities" not in given:
         recipe.pop("modalities", None)
     base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
+    if given.get("modalities") == ("text",):
+        base = replace(base, heatmap="none")
     if "clip" in given and "clip_pretrained" not in given and "stick" in (given["clip"], base.clip):
         # The embedded weights are those of one model, which has no others.
         embedded = given["clip"] == "stick"

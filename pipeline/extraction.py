@@ -17,15 +17,17 @@ from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Changes, Work, compare, make_plan, pending, refresh_files, update_plan
+from pipeline.plan import Changes, Work, compare, make_plan, note_gone, pending, refresh_files, update_plan
 from pipeline.progress import Progress
+from pipeline.settings import as_toml
 from pipeline.summary import Summary
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.derived import refresh
-from store.errors import StoreError
+from store.errors import MissingError, StoreError
 from store.groups import read_groups, write_metadata
-from store.layout import COMMITS, STORE
+from store.kept import keep_config
+from store.layout import STORE
 from store.lease import Lease, hold, planning
 from store.objects import Objects, is_remote, open_objects
 from store.packs import PACK_FROM, pack_commits
@@ -61,9 +63,14 @@ def extract(
     objects = open_objects(config.store_url)
     check_place(objects)
     with hold(objects, config.part) as lease:
+        if config.text_only:
+            _refuse_without_clip(objects, config, graph)
+            only_shards = ()
         with planning(objects) as ours:
-            plan, warnings = _plan(ours, config, dataset)
+            plan, gone, warnings = _plan(ours, config, dataset)
             warnings += _add_groups(ours, config, graph, plan)
+            if only_shards is None:  # a repair makes nothing new
+                keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
             raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
         warnings += Sizing.of(config, graph).warnings
@@ -79,6 +86,7 @@ def extract(
             part=config.part,
             limit=config.limit,
             retry_quarantined=config.retry_quarantined,
+            gone=gone,
         )
         if only_shards is not None:
             work = work.only(only_shards)
@@ -89,35 +97,15 @@ def extract(
     return summary
 
 
-def dry_run(config: ExtractConfig) -> dict[str, Any]:
-    """What an extraction would do: counts, and bytes on the disk. Writes nothing."""
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
-    graph = make_graph(config, dataset.root)
-    objects = open_objects(config.store_url)
-    check_place(objects)
-    exists = get_sealed(objects, STORE) is not None
-    plan = read_plan(objects) if exists else make_plan(dataset, config.shard_len, config.recipe())
-    work = pending(objects, plan, graph.modalities(), dataset.root, part=config.part, limit=config.limit)
-    video_bytes = sum(spec.nbytes for modality in graph.modalities().values() for spec in modality.arrays.values())
-    return {
-        "store": objects.url,
-        "planned": plan.videos.num_rows,
-        "missing": len(dataset.missing),
-        "to_do": work.num_videos,
-        "shards": len(work.shards),
-        "bytes": work.num_videos * video_bytes,
-        "groups": ", ".join(graph.modalities()),
-        "lanes": Sizing.of(config, graph).lanes(cpus(), machine_memory()),
-    }
-
-
-def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, list[str]]:
-    """The plan of the store, made or extended where that was asked for, and how the dataset differs from it."""
+def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, np.ndarray, list[str]]:
+    """The plan of the store, made or extended where that was asked for, the slots of its videos that are gone, and how
+    the dataset differs from it."""
     if get_sealed(objects, STORE) is None:
-        return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), []
+        return create_store(objects, make_plan(dataset, config.shard_len, config.recipe())), np.empty(0, np.int64), []
     settle_plan(objects)
     plan = read_plan(objects)
     changes = compare(plan, dataset)
+    gone = changes.gone(plan)
     if changes.resized:
         _refuse_stale(objects, plan, changes)
         plan = refresh_files(plan, dataset, changes)
@@ -136,14 +124,21 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
             f"made, the first {changes.relisted[0]!r}; take that over with --update"
         )
     if changes.removed:
-        warnings.append(f"{len(changes.removed)} videos of the plan are gone, the first {changes.removed[0]!r}")
+        warnings.append(
+            f"{len(changes.removed)} videos of the plan are gone, the first {changes.removed[0]!r}; they are left out "
+            "until they are back"
+        )
+    noted = note_gone(plan, gone)
+    if not noted.missing.equals(plan.missing):
+        plan = noted
+        write_plan(objects, plan)
     if changes.touched:
         warnings.append(
             f"{len(changes.touched)} videos have another modification time than when the plan was made, the first "
             f"{changes.touched[0]!r}; compare their contents with: vilp-pipe verify --sources"
         )
     write_metadata(objects, plan)
-    return plan, warnings
+    return plan, gone, warnings
 
 
 def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
@@ -158,6 +153,19 @@ def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
             f"{len(stale)} videos have another size than when their features were computed, the first {stale[0]!r}; "
             "restore them, or extract into a new store with --store",
             kind="store-mismatch",
+        )
+
+
+def _refuse_without_clip(objects: Objects, config: ExtractConfig, graph: Graph) -> None:
+    """Raise ``MissingError`` where the store has no features of the model whose text tower is wanted."""
+    (clip,) = graph.branches
+    there = get_sealed(objects, STORE) is not None and clip.modality.path in read_groups(objects)
+    if not there:
+        adding = command("extract", "--store", objects.url, "--modality", "clip", "--clip", config.clip)
+        raise MissingError(
+            f"{objects.url} has no features of {clip.modality.path}, so a text set would stand alone; add them with: "
+            f"{adding}",
+            kind="missing-modality",
         )
 
 
@@ -185,7 +193,7 @@ def _run(
     progress: Progress,
 ) -> None:
     clip = next((branch for branch in graph.branches if branch.modality.kind == "clip"), None)
-    texts = clip is not None and not _has_text(objects, clip.modality.path)
+    texts = clip is not None and not _has_text(objects, clip.modality.path, config.templates)
     if not work.num_videos and not texts:
         return
     plan, since_packed = work.plan, 0
@@ -197,18 +205,22 @@ def _run(
         if texts and clip:
             text = beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
         progress.begin("extracting", work.num_videos)
-        for result in run_lanes(engine, graph, work, work.root, progress.advance):
-            summary.add(result.rows, plan)
-            if result.retries:
-                summary.retried(result.unit.shard, result.retries)
-                progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
-            since_packed += 1
-            if since_packed == pack_every:
-                _pack(objects, graph, plan, lease)
-                since_packed = 0
+        for units in work.passes():
+            for result in run_lanes(engine, graph, units, work.root, progress.advance):
+                summary.add(result.rows, plan)
+                if result.retries:
+                    summary.retried(result.unit.shard, result.retries)
+                    progress.note(f"shard {result.unit.shard}: {'; '.join(result.retries)}")
+                since_packed += 1
+                if since_packed == pack_every:
+                    _pack(objects, graph, plan, lease)
+                    since_packed = 0
         if text is not None and (losses := text.result()):
             summary.retried(None, losses)
         progress.end()
+        for warning in engine.warnings:
+            progress.warn(warning)
+        summary.warnings += engine.warnings
 
 
 def _pack(objects: Objects, graph: Graph, plan: Plan, lease: Lease) -> None:
@@ -226,7 +238,7 @@ def _write_text(
     text, losses = None, []
     while text is None:
         try:
-            text = engine.call(clip, "encode_text", class_names)
+            text = engine.call(clip, "encode_text", class_names, config.templates)
         except WorkerLostError as loss:
             losses.append(f"began again: {loss}")
             bound_losses("encoding of class names", len(losses), loss)
@@ -237,9 +249,12 @@ def _write_text(
     return losses
 
 
-def _has_text(objects: Objects, clip: str) -> bool:
-    names = objects.scan(f"{COMMITS}/{clip}/text").folders
-    return any(committed_shards(objects, f"{clip}/text/{name}") for name in names)
+def _has_text(objects: Objects, clip: str, templates: Sequence[str]) -> bool:
+    texts = [group for group in read_groups(objects).values() if group.modality.parent == clip]
+    return any(
+        list(text.modality.record["templates"]) == list(templates) and committed_shards(objects, text.path)
+        for text in texts
+    )
 
 
 @contextlib.contextmanager
@@ -262,16 +277,18 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
 
 
 def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    reasons = plan.missing["reason"].to_pylist()
-    # The default head reads poses.
-    head = [] if any(group.modality.kind == "pose" for group in read_groups(objects).values()) else ["--head", "vcs"]
+    kinds = {group.modality.kind: group.modality.id for group in read_groups(objects).values()}
+    # The default head reads CLIP and poses.
+    head = [] if "pose" in kinds else ["--head", "vcs"]
+    if "clip" not in kinds and "video" in kinds:
+        head = ["--head", "mean", "--video", kinds["video"]]
     named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
     return Summary(
         store=objects.url,
         dataset=plan.dataset,
         planned=plan.videos.num_rows,
-        missing=reasons.count("missing"),
-        unlisted=reasons.count("unlisted"),
+        missing=plan.num_missing,
+        unlisted=plan.num_unlisted,
         groups=list(graph.modalities()),
         next_command=command("train-head", "--store", named, *head),
     )

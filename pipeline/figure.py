@@ -3,6 +3,7 @@ what a head says of them. Everything that is drawn comes in a ``Strip``; nothing
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from stages.pose.base import COCO_LIMBS
 COLOURS = ("tab:orange", "tab:cyan", "tab:pink", "tab:olive")
 RIGHT, WRONG, OTHER = "#1a7f37", "#b42318", "#8b93a1"
 MAX_STRIPS = 48  # that fit into one picture, whatever their proportions
+FALLBACK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Hiragino Sans GB", "Noto Sans Devanagari"),
+    *("Noto Sans Thai", "Noto Emoji", "Symbola"),
+)
 _CELL, _PANEL = 1.6, 3.0  # inches: the width of a frame, and that of the class scores
 
 
@@ -84,14 +89,23 @@ def draw_strips(strips: Sequence[Strip], out: Path | BinaryIO, *, dpi: int = 110
         out.parent.mkdir(parents=True, exist_ok=True)
     heights = [(0.45 if strip.title else 0.2) + sum(_rows(strip).values()) for strip in strips]
     width = max(_CELL * len(strip.times) + (_PANEL if strip.verdict else 0.3) for strip in strips)
-    figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
-    try:
-        parts = figure.subfigures(len(strips), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for part, strip in zip(parts, strips, strict=True):
-            _draw(part, strip)
-        figure.savefig(out, dpi=dpi, format=format)
-    finally:
-        plt.close(figure)
+    with mpl.rc_context({"font.family": _families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
+        figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
+        try:
+            parts = figure.subfigures(len(strips), 1, height_ratios=heights, squeeze=False)[:, 0]
+            for part, strip in zip(parts, strips, strict=True):
+                _draw(part, strip)
+            figure.savefig(out, dpi=dpi, format=format)
+        finally:
+            plt.close(figure)
+
+
+def _families() -> list[str]:
+    """Matplotlib's own font, and those of this machine that have the scripts which it lacks."""
+    from matplotlib.font_manager import get_font_names
+
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in get_font_names())]
 
 
 def printable(text: str, limit: int = 90) -> str:
@@ -192,13 +206,16 @@ def _draw_classes(axis: Any, verdict: Verdict) -> None:
     if verdict.right is not True:
         colours[0] = miss if verdict.truth is not None else "#3b6fd4"
     axis.barh(places, scores, color=colours, height=0.3)
+    most = max(scores) * 1.1
     for place, name, score in zip(places, names, scores, strict=True):
-        axis.text(0, place + 0.2, f" {name}  {score:.1%}", ha="left", va="bottom", fontsize=8, parse_math=False)
+        axis.text(most / 90, place + 0.2, name, ha="left", va="bottom", fontsize=8, parse_math=False)
+        # On its own, since a name that is written from the right would take it to its other side.
+        axis.text(most, place + 0.2, f"{score:.1%}", ha="right", va="bottom", fontsize=8)
     if verdict.truth is not None:
         word = "right" if verdict.right else "wrong"
         line = f"{word}: it is {printable(verdict.truth, 28)}"
         axis.set_title(line, fontsize=8, color=RIGHT if verdict.right else WRONG, loc="left", parse_math=False)
-    axis.set(xlim=(0, max(scores) * 1.1), ylim=(-0.6, len(names) - 0.2), xticks=[], yticks=[])
+    axis.set(xlim=(0, most), ylim=(-0.6, len(names) - 0.2), xticks=[], yticks=[])
     axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 

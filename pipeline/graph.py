@@ -1,7 +1,8 @@
-"""The extraction graph of one run: decode, then CLIP and pose side by side, then write.
+"""The extraction graph of one run: decode, then CLIP, pose and a video model side by side, then write.
 
-decode --+--> clip --+--> write
-         +--> pose --+
+decode --+--> clip  --+--> write
+         +--> pose  --+
+         +--> video --+
 """
 
 from __future__ import annotations
@@ -12,40 +13,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ExtractConfig
-from stages.decode import DecodeConfig, DecodeWorker, decoder_record
+from stages.decode import ClipSampling, DecodeConfig, DecodeWorker, decoder_record
 from stages.write import ShardWriter, WriteConfig
 from store.schema import ArraySpec, Modality
 
 if TYPE_CHECKING:
     from stages.clip import ClipConfig
-    from stages.clip.encoder import ClipEncoder
     from stages.pose.base import PoseConfig
     from stages.pose.heatmap_clip import HeatmapConfig
-    from stages.pose.stage import PoseStage
+    from stages.video import VideoConfig
+
+    StageConfig = ClipConfig | PoseConfig | VideoConfig
 
 
 @dataclass(frozen=True)
 class Branch:
     """One modality of a run: how its stage is built, the group it fills, and the frames group that tells which frames
-    it saw. Its frames are every ``stride``-th of those that are decoded."""
+    it saw. Its frames are those ``at`` some places among the ones that are decoded."""
 
-    config: ClipConfig | PoseConfig
+    config: StageConfig
     modality: Modality
     frames: Modality
-    stride: int
+    at: slice
 
-    def build(self) -> ClipEncoder | PoseStage:
+    def build(self) -> Any:
         """The stage, not yet set up."""
         return _stage(self.config)
 
     @property
     def parallel(self) -> int:
         """Chunks that the stage takes at once, so that the end of one does not leave threads without work."""
-        return 2 if self.modality.kind == "clip" else 1
+        return 1 if self.modality.kind == "pose" else 2
 
     def environment(self) -> dict[str, Any]:
         """What may change the last bits of the numbers without changing the group's id."""
-        return self.build().environment()
+        environment: dict[str, Any] = self.build().environment()
+        return environment
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,14 @@ class Graph:
         return {modality.path: modality for modality in found}
 
 
-def _stage(config: ClipConfig | PoseConfig) -> Any:
+def _stage(config: StageConfig) -> Any:
     from stages.pose.base import PoseConfig
+    from stages.video import VideoConfig
 
+    if isinstance(config, VideoConfig):
+        from stages.video.encoder import VideoEncoder
+
+        return VideoEncoder(config)
     if isinstance(config, PoseConfig):
         from stages.pose.stage import PoseStage
 
@@ -84,21 +92,26 @@ def _stage(config: ClipConfig | PoseConfig) -> Any:
 def make_graph(config: ExtractConfig, root: Path) -> Graph:
     """Resolve a configuration into stages and groups, for videos under ``root``. Raises ``UsageError`` and
     ``MissingError`` for settings and weights that cannot be, before anything is decoded."""
+    video = video_config(config) if config.wants_video else None
     decode = DecodeConfig(
         backend=config.decoder,
         num_frames=config.decoded_frames,
         chunk_bytes=config.chunk_bytes,
         cpu_deadline_s=config.decode_seconds,
+        clips=video.sampling if video else None,
     )
     branches = []
     if config.wants_clip:
-        branches.append(_branch(_clip_config(config), config.frames, decode))
+        branches.append(_even_branch(clip_config(config), config.frames, decode))
     if config.wants_pose:
-        branches.append(_branch(_pose_config(config, root), config.pose_frames, decode))
+        branches.append(_even_branch(pose_config(config, root), config.pose_frames, decode))
+    if video is not None:
+        branches.append(_branch(video, clips_modality(video.sampling, decode), slice(decode.num_frames, None)))
     return Graph(decode, tuple(branches))
 
 
-def _clip_config(config: ExtractConfig) -> ClipConfig:
+def clip_config(config: ExtractConfig) -> ClipConfig:
+    """Settings of the CLIP stage."""
     from stages.clip import ClipConfig
 
     return ClipConfig(
@@ -114,7 +127,8 @@ def _clip_config(config: ExtractConfig) -> ClipConfig:
     )
 
 
-def _pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+def pose_config(config: ExtractConfig, root: Path) -> PoseConfig:
+    """Settings of the pose stage, for videos under ``root``."""
     from stages.pose.base import PoseConfig
 
     # The synthetic set comes with the poses that it was rendered from.
@@ -136,15 +150,38 @@ def _heatmap_config(config: ExtractConfig) -> HeatmapConfig | None:
         return None
     from stages.pose.heatmap_clip import HeatmapConfig
 
-    return HeatmapConfig(dataclasses.replace(_clip_config(config), tokens=()), config.heatmap)
+    return HeatmapConfig(dataclasses.replace(clip_config(config), tokens=()), config.heatmap)
 
 
-def _branch(config: ClipConfig | PoseConfig, num_frames: int, decode: DecodeConfig) -> Branch:
-    frames = frames_modality(num_frames, decode)
+def video_config(config: ExtractConfig) -> VideoConfig:
+    """Settings of the video model's stage."""
+    from stages.video import VideoConfig
+
+    return VideoConfig(
+        model=config.video,
+        pretrained=config.video_pretrained,
+        num_clips=config.video_clips,
+        precision=config.precision,
+        device=config.device,
+        batch_frames=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def evenly(num_frames: int, decoded: int) -> slice:
+    """Where ``num_frames`` frames lie among so many that are decoded, evenly spaced both."""
+    return slice(0, decoded, decoded // num_frames)
+
+
+def _even_branch(config: ClipConfig | PoseConfig, num_frames: int, decode: DecodeConfig) -> Branch:
+    return _branch(config, frames_modality(num_frames, decode), evenly(num_frames, decode.num_frames))
+
+
+def _branch(config: StageConfig, frames: Modality, at: slice) -> Branch:
     modality = _stage(config).modality()
     # The numbers depend on which frames were seen and how they were decoded, so both are part of the id.
     modality = dataclasses.replace(modality, record={**modality.record, "frames": dict(frames.record)})
-    return Branch(config, modality, frames, decode.num_frames // num_frames)
+    return Branch(config, modality, frames, at)
 
 
 def frames_modality(num_frames: int, decode: DecodeConfig) -> Modality:
@@ -155,3 +192,15 @@ def frames_modality(num_frames: int, decode: DecodeConfig) -> Modality:
     }
     record = {"num_frames": num_frames, "sampling": "floor(i * n / T)", **decoder_record(decode)}
     return Modality("frames", f"t{num_frames}-{decode.backend}", record, arrays)
+
+
+def clips_modality(clips: ClipSampling, decode: DecodeConfig) -> Modality:
+    """``index`` int32 [K, L] and ``pts`` float64 [K, L], as in ``frames_modality``, of K clips of L frames."""
+    shape, dims = (clips.clips, clips.length), ("clip", "frame")
+    arrays = {"index": ArraySpec(shape, "int32", dims), "pts": ArraySpec(shape, "float64", dims)}
+    record = {
+        **dataclasses.asdict(clips),
+        "sampling": "floor((s_k + i) * fps / rate), clips from the beginning to the end",
+        **decoder_record(decode),
+    }
+    return Modality("frames", f"{clips.clips}x{clips.length}-{decode.backend}", record, arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -15,10 +14,11 @@ from pipeline.figure import MAX_STRIPS, Strip, Verdict, View, draw_strips
 from pipeline.head.checkpoint import read_run
 from pipeline.head.data import Selection
 from pipeline.head.results import RunResult
+from pipeline.head.selection import selected_groups
 from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
-from store.errors import MissingError, StoreError, UsageError
+from store.errors import MissingError, StoreError, UsageError, nearest
 from store.groups import Group
 from store.printable import command
 from store.reader import FeatureStore
@@ -56,7 +56,8 @@ def inspect_videos(
     if recorded is not None:
         notes += changed(recorded, store)
         selection = matching(recorded, store)
-        clip, pose, frames = clip or selection.clip, pose or selection.pose, frames or selection.frames
+        clip, pose = clip or selection.clip_id, pose or selection.pose
+        frames = frames or (selection.frames if selection.clip_id else None)
         judgement = judge(store, selection, recorded, heads_of(recorded), slots=slots)
     made = strips(
         store, slots, frames=frames, clip=clip, pose=pose, sigma=recorded.config.sigma if recorded else 0.7, code=code
@@ -83,15 +84,14 @@ def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Pa
 
 def matching(run: RunResult, store: FeatureStore) -> Selection:
     """The features that a run's heads read, in ``store``. Raises ``StoreError`` where it has others."""
-    clip = store.group("clip", run.selection.clip)
-    pose = run.selection.pose
+    selected_groups(store, run.selection)  # raises where one is not there
     if store.class_names != run.class_names:
         raise StoreError(
             f"the run knows {len(run.class_names)} classes of {run.selection.dataset} and {store.url} has others; "
             "name the store that it was trained from with --store",
             kind="store-mismatch",
         )
-    found = store.fingerprint(clip=clip.modality.id, pose=pose)
+    found = store.fingerprint(pose=run.selection.pose, **run.selection.encoder_id)
     return replace(run.selection, store=store.url, fingerprint=found)
 
 
@@ -121,7 +121,10 @@ def strips(
     clip_group, pose_group = _group(store, "clip", clip), _group(store, "pose", pose)
     main = clip_group or pose_group
     if main is None:
-        raise MissingError(f"{store.url} holds no features yet; run {command('extract', '--store', store.url)}")
+        raise MissingError(
+            f"{store.url} holds no features of CLIP or poses yet, whose frames are drawn; run "
+            f"{command('extract', '--store', store.url)}"
+        )
     record: dict[str, Any] = main.modality.record["frames"]
     stored = int(record["num_frames"])
     count = min(8, stored) if frames is None else frames
@@ -218,9 +221,7 @@ def quarantined(store: FeatureStore) -> list[dict[str, str]]:
 def _slot(store: FeatureStore, video_id: str) -> int:
     ids, slots = store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist()
     if video_id not in ids:
-        near = difflib.get_close_matches(video_id, ids, n=3, cutoff=0.4)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{hint}")
+        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{nearest(video_id, ids)}")
     slot = slots[ids.index(video_id)]
     if slot not in store.usable(_groups(store)):
         why = next((f"{q['kind']}: {q['message']}" for q in quarantined(store) if q["video_id"] == video_id), None)

@@ -16,6 +16,7 @@ from pipeline.head.checkpoint import load_head
 from pipeline.head.data import Batches, Inputs, Selection, load_inputs
 from pipeline.head.models import Head, SpottingHead, text_parts
 from pipeline.head.results import RunResult
+from pipeline.head.selection import selected_groups
 from pipeline.head.train import predict as logits_of
 from store.errors import one_of
 from store.groups import Group
@@ -59,9 +60,7 @@ def judge(
 ) -> Judgement:
     """Ask ``heads`` of ``run`` about the videos of a store (of ``slots``, where given) that have features."""
     looked_at: Any = store if slots is None else _Some(store, slots)
-    groups = [store.group("clip", selection.clip)]
-    groups += [store.group("pose", selection.pose)] if selection.pose is not None else []
-    if not looked_at.usable(groups):
+    if not looked_at.usable(selected_groups(store, selection)):
         return Judgement(np.zeros(0, np.int64), np.zeros((0, len(run.class_names)), np.float32), None)
     with own_cache():
         inputs = load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from store.errors import RetryError, StoreError
 from store.lease import WHOLE, Part
 from store.objects import Objects
 from store.packs import read_commits
-from store.plan import MISSING_SCHEMA, Plan, videos_schema
+from store.plan import GONE, MISSING_SCHEMA, Plan, videos_schema
 
 
 def make_plan(dataset: Dataset, shard_len: int, source: dict[str, Any]) -> Plan:
@@ -67,6 +67,10 @@ class Changes:
     resized: Sequence[str] = ()
     touched: Sequence[str] = ()
     relisted: Sequence[str] = ()
+
+    def gone(self, plan: Plan) -> np.ndarray:
+        """int64, slots of the videos of the plan that are not on the disk."""
+        return plan.slots[self.match < 0]
 
 
 def compare(plan: Plan, dataset: Dataset) -> Changes:
@@ -117,6 +121,16 @@ def refresh_files(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
     return dataclasses.replace(plan, videos=_taken_over(plan, dataset, changes, ["bytes", "mtime_ns"]))
 
 
+def note_gone(plan: Plan, gone: np.ndarray) -> Plan:
+    """Have the table of missing videos name those of the plan (by slot) that are not on the disk any more, and no
+    others, as ``gone``."""
+    paths = plan.at(gone)["path"].combine_chunks()
+    missing = plan.missing
+    listed = pc.and_(pc.not_equal(missing["reason"], GONE), pc.invert(pc.is_in(missing["path"], paths)))
+    noted = pa.table([paths, pa.repeat(GONE, len(paths))], schema=MISSING_SCHEMA)
+    return dataclasses.replace(plan, missing=pa.concat_tables([missing.filter(listed), noted]).combine_chunks())
+
+
 def _taken_over(plan: Plan, dataset: Dataset, changes: Changes, columns: Iterable[str]) -> pa.Table:
     """The videos of a plan with some columns as the dataset has them now; those that are gone stay as they are."""
     videos, now = plan.videos, dataset.videos.table
@@ -154,13 +168,20 @@ class Unit:
         slots = frozenset(ref.slot for ref in refs)
         return cls(shard, tuple(refs), tuple(groups), dict.fromkeys(groups, slots), dict.fromkeys(groups, frozenset()))
 
+    def first(self, count: int) -> Unit:
+        """The work on the first ``count`` videos alone."""
+        refs = self.refs[:count]
+        inside = frozenset(ref.slot for ref in refs)
+        missing = {group: slots & inside for group, slots in self.missing.items()}
+        return dataclasses.replace(self, refs=refs, missing=missing)
+
 
 @dataclass(frozen=True)
 class Work:
     """Plan minus commits: iterating gives a unit for each shard that has work left, in order, made when asked for, so
     that a plan of millions of videos costs a bit a video and group.
 
-    left        bool [videos] by group: which videos of the plan it lacks
+    left        bool [videos] by group: which videos of the plan it lacks, those to be tried again among them
     committed   bool [videos] by group: which it has committed, the quarantined and those to be tried again among them
     """
 
@@ -187,6 +208,18 @@ class Work:
         """The part of the work that lies in some shards."""
         inside = np.isin(self.plan.slots // self.plan.shard_len, list(shards))
         return dataclasses.replace(self, left={group: mask & inside for group, mask in self.left.items()})
+
+    def passes(self) -> Iterator[Work]:
+        """The work in two parts, of which the second may begin when the first is committed: videos that were never
+        tried, and those that failed before. Where these fail again and end the run, all the rest is done."""
+        none = np.zeros(self.plan.videos.num_rows, bool)
+        again = np.logical_or.reduce([none, *(mask & self.committed[group] for group, mask in self.left.items())])
+        fresh = {group: mask & ~again for group, mask in self.left.items()}
+        yield dataclasses.replace(self, left=fresh)
+        committed = {group: mask | fresh[group] for group, mask in self.committed.items()}
+        yield dataclasses.replace(
+            self, left={group: mask & again for group, mask in self.left.items()}, committed=committed
+        )
 
     def __iter__(self) -> Iterator[Unit]:
         columns = self.plan.videos.select(["slot", "video_id", "path", "start", "end"])
@@ -216,15 +249,19 @@ def pending(
     part: Part = WHOLE,
     limit: int | None = None,
     retry_quarantined: bool = False,
+    gone: np.ndarray | None = None,
 ) -> Work:
     """The work that a run has to do.
 
     A shard whose commit covers only some of its videos (an earlier run had a limit) has the rest left. With
-    ``retry_quarantined`` the work is the videos that are quarantined, and nothing else.
+    ``retry_quarantined`` the work is the videos that are quarantined, and nothing else. Slots in ``gone`` are those of
+    videos that are not on the disk, which are left out.
     """
     slots = plan.slots
     wanted = (slots // plan.shard_len) % part.count == part.index
     wanted[len(slots) if limit is None else limit :] = False
+    if gone is not None:
+        wanted &= ~np.isin(slots, gone)
     left, committed = {}, {}
     for group in groups:
         commits = read_commits(objects, group, shard_len=plan.shard_len)

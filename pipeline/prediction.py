@@ -83,8 +83,8 @@ def predict(
     split    whose heads to ask, those of all its seeds; the first of the run unless given
     top      how many classes to name
     device   ``auto`` takes a GPU if there is one
-    weights  files in place of those that the store remembers, by setting: ``clip_pretrained``, ``det_weights``,
-             ``pose_weights``, ``pose_config``
+    weights  files in place of those that the store remembers, by setting: ``clip_pretrained``, ``video_pretrained``,
+             ``det_weights``, ``pose_weights``, ``pose_config``
     figure   a PNG with a strip a video, for the first 48 at most of those that did not fail
 
     code     decoders and estimators (``module:name``) that the store names and that may be run
@@ -100,7 +100,17 @@ def predict(
     settings = _settings(recorded, store)
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
     selection = matching(recorded, settings)
-    graphs = recorded_graphs(settings, selection.clip, selection.pose, weights=weights or {}, device=device, code=code)
+    if figure is not None and selection.clip_id is None and selection.pose is None:
+        raise UsageError("figure draws the frames of CLIP or of poses, and the run's head reads neither; leave it out")
+    graphs = recorded_graphs(
+        settings,
+        selection.clip,
+        selection.pose,
+        encoder=selection.encoder,
+        weights=weights or {},
+        device=device,
+        code=code,
+    )
     heads, where = heads_of(recorded, split), resolve_device(device)
     known = _known_ids(settings)
     computer = Computer(graphs)

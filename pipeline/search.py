@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import heapq
-import html
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from pipeline.config import ExtractConfig
 from pipeline.datasets import load_dataset
 from pipeline.graph import make_graph
 from pipeline.head.functional import unit
+from pipeline.report.markup import escape
 from stages.decode import decode_video
-from store.errors import StoreError, UsageError, VilpError, one_of
+from store.errors import StoreError, UsageError, VilpError, nearest, one_of
 from store.groups import Group
 from store.reader import FeatureStore
 
@@ -133,7 +133,10 @@ def _slot_of(store: FeatureStore, video_id: str | None) -> int | None:
 
 def _of_video(store: FeatureStore, group: Group, video_id: str) -> Tensor:
     slot = _slot_of(store, video_id)
-    features = store.load(arrays=("cls",), clip=group.modality.id, slots=[] if slot is None else [slot])
+    if slot is None:
+        near = nearest(video_id, store.videos["video_id"].to_pylist())
+        raise UsageError(f"video is {video_id!r}, which {store.url} does not have{near}")
+    features = store.load(arrays=("cls",), clip=group.modality.id, slots=[slot])
     if not len(features):
         raise UsageError(f"video is {video_id!r}, of which the store has no features; see: vilp-pipe status")
     frames = unit(unit(features["cls"].float()).mean(dim=1))
@@ -157,10 +160,10 @@ def write_page(store: FeatureStore, found: Found, path: Path) -> Path:
     """A page of its own, with a thumbnail of every hit inside it and nothing else to load. Decodes the hits again; one
     whose video is gone says so instead of a picture."""
     cards = "\n".join(_card(store, found, rank, hit) for rank, hit in enumerate(found.hits, start=1))
-    warning = f'<p class="warning">{html.escape(found.warning)}</p>' if found.warning else ""
+    warning = f'<p class="warning">{escape(found.warning)}</p>' if found.warning else ""
     page = _PAGE.format(
-        query=html.escape(found.query),
-        store=html.escape(store.dataset_name),
+        query=escape(found.query),
+        store=escape(store.dataset_name),
         searched=f"{found.searched:,}",
         warning=warning,
         cards=cards,
@@ -176,10 +179,12 @@ def _card(store: FeatureStore, found: Found, rank: int, hit: Hit) -> str:
     try:
         picture = f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(store, hit, found.frames)}">'
     except VilpError as error:
-        picture = f'<p class="gone">{html.escape(str(error))}</p>'
-    facts = f"{html.escape(hit.class_name)}, frame {hit.frame + 1} of {found.frames}"
+        picture = f'<p class="gone">{escape(str(error))}</p>'
+    name, video_id = escape(hit.class_name), escape(hit.video_id)
     return (
-        f"<li>{picture}<b>{rank}. {hit.score:.3f}</b> <span>{facts}</span><code>{html.escape(hit.video_id)}</code></li>"
+        f"<li>{picture}<p><b>{rank}. {hit.score:.3f}</b> frame {hit.frame + 1} of {found.frames}</p>"
+        f'<p class="name" title="{name}"><bdi>{name}</bdi></p>'
+        f'<p class="name id" title="{video_id}"><bdi>{video_id}</bdi></p></li>'
     )
 
 
@@ -209,10 +214,12 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
 ol {{ display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); padding: 0 }}
 li {{ list-style: none; overflow-wrap: anywhere; break-inside: avoid }}
-img {{ border-radius: 6px; display: block; width: 100% }} code {{ color: #666; display: block; font-size: 12px }}
+li p {{ margin: .2rem 0 0 }} img {{ border-radius: 6px; display: block; width: 100% }}
+.name {{ display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden }}
+.id {{ color: #666; font-size: 12px }} h1 {{ overflow-wrap: anywhere }}
 .warning, .gone {{ background: #fff3d6; border-radius: 6px; padding: .6rem .8rem }}
 </style></head><body>
-<h1>{query}</h1><p>{searched} videos of {store} searched; scores are cosines.</p>{warning}
+<h1><bdi>{query}</bdi></h1><p>{searched} videos of {store} searched; scores are cosines.</p>{warning}
 <ol>
 {cards}
 </ol></body></html>

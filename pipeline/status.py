@@ -63,7 +63,6 @@ def store_status(url: str) -> dict[str, Any]:
                 "bytes": (commits.table.num_rows - bad) * sum(spec.nbytes for spec in group.modality.arrays.values()),
             }
         )
-    reasons = store.plan.missing["reason"].to_pylist()
     facts = ("host", "pid", "since", "part", "silent_seconds")
     return {
         "store": store.url,
@@ -71,8 +70,8 @@ def store_status(url: str) -> dict[str, Any]:
         "planned": len(store.plan.slots),
         "done": len(functools.reduce(np.intersect1d, done[1:] or done)),
         "shards": store.plan.num_shards,
-        "missing": reasons.count("missing"),
-        "unlisted": reasons.count("unlisted"),
+        "missing": store.plan.num_missing,
+        "unlisted": store.plan.num_unlisted,
         "groups": groups,
         "running": [{name: holder[name] for name in facts} for holder in living(objects)],
         "quarantined": store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist(),

@@ -20,10 +20,10 @@ class VideoRef:
 
 @dataclass(frozen=True)
 class DecodedVideo:
-    """Frames sampled evenly over the frames that decode, and what was learnt about the file.
+    """Frames sampled evenly over the frames that decode, or in clips, and what was learnt about the file.
 
     frames         uint8 [T, H, W, 3], RGB, upright (display rotation applied)
-    indices        int32 [T], positions among the decodable frames of the clip, ``floor(i * n / T)``
+    indices        int32 [T], positions among the decodable frames of the clip, see ``stages.decode.sampling``
     pts            float64 [T], presentation time in seconds
     num_decodable  frames that decode (of the clip, where start and end cut one out)
     num_claimed    frames that the header or the packet index claims; None where neither says

@@ -98,14 +98,15 @@ def commit_row(outcome: DecodeOutcome, failure: VideoFailure | None, stage_secon
     )
 
 
-def frames_output(outcomes: Sequence[DecodeOutcome], stride: int) -> StageOutput:
-    """Rows of a frames group: index and time of every ``stride``-th decoded frame."""
+def frames_output(outcomes: Sequence[DecodeOutcome], modality: Modality, at: slice) -> StageOutput:
+    """Rows of a frames group: index and time of the decoded frames that are its own."""
     videos = [outcome.video for outcome in outcomes if outcome.video is not None]
-    arrays: Mapping[str, list[np.ndarray]] = {
-        "index": [video.indices[::stride] for video in videos],
-        "pts": [video.pts[::stride] for video in videos],
+    facts: Mapping[str, list[np.ndarray]] = {
+        "index": [video.indices[at] for video in videos],
+        "pts": [video.pts[at] for video in videos],
     }
-    return StageOutput({name: np.array(values) for name, values in arrays.items()}, {})
+    arrays = {name: np.array(facts[name]).reshape(-1, *spec.shape) for name, spec in modality.arrays.items()}
+    return StageOutput(arrays, {})
 
 
 def _rows(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from store.commits import committed_shards, remove_commit
 from store.derived import refresh
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 from store.groups import Group, expected_metadata, read_groups, write_metadata
 from store.layout import (
     COMMITS,
+    CONFIGS,
     GROUPS,
     HEARTBEATS,
     LEASE,
@@ -40,7 +41,7 @@ _ARRAY = re.compile(rf"{_GROUP}/\w+/c\.(?P<shard>\d+)(?:\.\d+)*")
 _METADATA = re.compile(rf"(?:{_GROUP}(?:/\w+)?|(?P<kind>{_KINDS}))/zarr\.json")
 _COMMIT = re.compile(rf"{COMMITS}/{_GROUP}/(?P<shard>\d+)\.(?P<what>parquet|sha256)")
 _DEFINITION = re.compile(rf"{GROUPS}/{_GROUP}/group(?:\.copy)?\.json")
-_REPORT = re.compile(rf"{QUARANTINE}/[0-9a-f]{{16}}\.parquet")
+_NAMED = re.compile(rf"{QUARANTINE}/[0-9a-f]{{16}}\.parquet|{CONFIGS}/[0-9a-f]{{16}}\.toml")
 _PACK = re.compile(rf"{PACKS}/{_GROUP}/(?:pack\.json|[0-9a-f]{{16}}\.parquet)")
 
 
@@ -88,7 +89,7 @@ def survey(objects: Objects) -> Survey:
     lost = {found["group"] for found in commits} - set(groups)
     orphans, strangers = [], []
     for key in keys:
-        if key in needed or key.startswith(f"{HEARTBEATS}/") or _REPORT.fullmatch(key):
+        if key in needed or key.startswith(f"{HEARTBEATS}/") or _NAMED.fullmatch(key):
             continue
         group, shard, what = _parse(key)
         if group is None:
@@ -170,7 +171,7 @@ def _pick(paths: Iterable[str], name: str) -> str:
     fitting = exact or [path for path in paths if name and beginning.fullmatch(path)]
     if not fitting:
         listed = f"this store has: {', '.join(paths)}" if paths else "this store has none"
-        raise MissingError(f"group is {name!r}; {listed}", kind="missing-modality")
+        raise MissingError(f"group is {name!r}; {listed}{nearest(name, paths)}", kind="missing-modality")
     if len(fitting) > 1:
         raise UsageError(f"group is {name!r}, which does not name one group; choose one of: {', '.join(fitting)}")
     return fitting[0]

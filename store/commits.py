@@ -2,7 +2,8 @@
 
 A commit is a small Parquet file with one row a video, put after the arrays that it vouches for are durable. Beside it
 lie the hashes of the commit and of those arrays, in the format of ``sha256sum``, so that ``sha256sum -c`` checks a
-shard with no tool of ours. The order on the disk is always: arrays, hashes, commit; and on removal: commit, hashes.
+shard with no tool of ours; and the commit holds the hash of the lines of the arrays, so that each covers the other. The
+order on the disk is always: arrays, hashes, commit; and on removal: commit, hashes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from store.sealed import sha256
 FACTS = ("slot", "status", "error_kind", "source_sha256", "fps", "frames", "claimed", "width", "height")
 
 OK, PARTIAL, QUARANTINED = "ok", "partial", "quarantined"
+# In a commit's metadata: SHA-256 of the lines of its arrays, as they stand in the list of hashes.
+_LINES = "arrays"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def write_commit(
 ) -> None:
     """Commit a shard whose arrays are durable. ``arrays`` maps the keys of their objects to SHA-256 hashes."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-    data = parquet_bytes(table.replace_schema_metadata({"format": "vilp-commit", **metadata}))
+    facts = {"format": "vilp-commit", _LINES: sha256(checksum_text(arrays)), **metadata}
+    data = parquet_bytes(table.replace_schema_metadata(facts))
     hashes = {**arrays, commit_key(group, shard): sha256(data)}
     objects.put(checksum_key(group, shard), checksum_text(hashes), point="checksums")
     objects.put(commit_key(group, shard), data, point="commit")
@@ -91,10 +95,12 @@ def unfinished_checksums(objects: Objects, group: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as read: its bytes, one row a video, and the SHA-256 of every object that it vouches for, by key."""
+    """A commit as read: its bytes and those of its list of hashes, one row a video, and the SHA-256 of every object
+    that it vouches for, by key."""
 
     shard: int
     data: bytes
+    sums: bytes
     table: pa.Table
     objects: dict[str, str]
 
@@ -112,9 +118,12 @@ def read_commit(objects: Objects, group: str, shard: int) -> Commit | None:
     seen = objects.get(key)
     while seen is not None:
         sums = objects.get(checksum_key(group, shard))
-        hashes = parse_checksums(sums or b"")
+        hashes = _parse_checksums(sums or b"")
         if checksum_text(hashes) == sums and hashes.pop(key, None) == sha256(seen):
-            return Commit(shard, seen, read_parquet(seen), hashes)
+            commit = Commit(shard, seen, sums, read_parquet(seen), hashes)
+            # Commits of the first stores do not cover their lines.
+            if commit.table.schema.metadata.get(_LINES.encode()) in (None, sha256(checksum_text(hashes)).encode()):
+                return commit
         # A writer may have replaced the two between our two looks; what stays as it is is damaged.
         before, seen = seen, objects.get(key)
         if seen == before and objects.get(checksum_key(group, shard)) == sums:
@@ -132,7 +141,7 @@ def checksum_text(hashes: Mapping[str, str]) -> bytes:
     return "".join(f"{digest}  {key}\n" for key, digest in sorted(hashes.items())).encode()
 
 
-def parse_checksums(data: bytes) -> dict[str, str]:
+def _parse_checksums(data: bytes) -> dict[str, str]:
     """Hash by key from a file of ``sha256sum``; lines that are not of its form are passed over."""
     pairs = (line.split("  ", 1) for line in data.decode("utf-8", "replace").splitlines())
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}

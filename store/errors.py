@@ -17,6 +17,9 @@ class             what a handler does                                    exit co
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from store.printable import one_line
 
 
@@ -93,6 +96,16 @@ class StoreError(VilpError):
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...] | list[object]) -> None:
-    """Raise a ``UsageError`` that names the value and the allowed set, unless ``value`` is in it."""
+    """Raise a ``UsageError`` that names the value, the allowed set and the nearest of it, unless ``value`` is in it."""
     if value not in allowed:
-        raise UsageError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        raise UsageError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}{nearest(value, allowed)}")
+
+
+def nearest(value: object, allowed: Iterable[object]) -> str:
+    """The end of a message about a value that is not allowed: ``; did you mean X?``, or nothing where nothing is near.
+
+    Case does not count.
+    """
+    names = {str(name).lower(): str(name) for name in allowed}
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[near[0]]}?" if near else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from store.arrays import group_metadata, root_metadata
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 from store.layout import GROUPS, ROOT_METADATA, definition_key
 from store.objects import Objects
 from store.plan import Plan
@@ -127,5 +127,6 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
             kind="missing-modality",
         )
     if not fitting:
-        raise MissingError(f"{kind} is {name!r}; this store has: {ids}", kind="missing-modality")
+        near = nearest(name, [g.modality.id for g in of_kind])
+        raise MissingError(f"{kind} is {name!r}; this store has: {ids}{near}", kind="missing-modality")
     raise UsageError(f"{kind} is {name!r}, which does not name one group; choose one of: {ids}")

@@ -14,6 +14,7 @@ GROUPS = f"{TABLES}/groups"
 COMMITS = f"{TABLES}/commits"
 PACKS = f"{TABLES}/packs"
 QUARANTINE = f"{TABLES}/quarantine"
+CONFIGS = f"{TABLES}/configs"
 LEASE = f"{TABLES}/lease.json"
 HEARTBEATS = f"{TABLES}/heartbeats"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
@@ -38,6 +39,7 @@ def videos_schema(num_splits: int) -> pa.Schema:
 
 
 MISSING_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string())])
+GONE = "gone"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Plan:
     """All that is fixed about a store before any feature is computed.
 
     videos    one row a slot (``videos_schema``), slots ascending; after an update a shard may end before it is full
-    missing   one row a path: ``missing`` (listed but not on disk) or ``unlisted`` (on disk but in no list)
+    missing   one row a path: ``missing`` (listed but not on disk) or ``unlisted`` (on disk but in no list); one row a
+              video: ``gone`` (of the plan, but not on disk when a run last looked)
     source    how to find the videos again: dataset name, root, split folder
     """
 
@@ -85,6 +88,16 @@ class Plan:
         """Where the videos of a shard stand in ``videos``."""
         low, high = np.searchsorted(self.slots, [shard * self.shard_len, (shard + 1) * self.shard_len])
         return slice(int(low), int(high))
+
+    @property
+    def num_missing(self) -> int:
+        """Videos that the lists or the plan name and that are not on the disk."""
+        return int(pc.sum(pc.is_in(self.missing["reason"], pa.array(["missing", GONE]))).as_py() or 0)
+
+    @property
+    def num_unlisted(self) -> int:
+        """Files on the disk that no list names."""
+        return self.missing.num_rows - self.num_missing
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the root group, for readers that know nothing of the tables."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from store.objects import Objects, open_objects
 from store.packs import Commits, read_commits
 from store.plan import Plan, read_plan
 from store.quarantine import quarantined
+from store.schema import ArraySpec
 from store.sealed import canonical
 from store.shards import DamagedShardError, read_chunk, read_rows
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SUBSETS = ("train", "test")
 POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
+VIDEO_ARRAYS = ("video_embedding",)
 
 
 class FeatureStore:
@@ -60,14 +62,17 @@ class FeatureStore:
 
     @property
     def dataset_name(self) -> str:
+        """Kind of dataset: ``hmdb51``, ``ucf101``, ``folder``, ``manifest`` or ``synthetic``."""
         return self.plan.dataset
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """C names; a label is a position in them."""
         return self.plan.class_names
 
     @property
     def num_splits(self) -> int:
+        """Splits are numbered from 1 to this; 0 where the dataset has none."""
         return self.plan.num_splits
 
     @property
@@ -86,7 +91,9 @@ class FeatureStore:
         return self.plan.videos
 
     def group(self, kind: str, name: str | None = None) -> Group:
-        """The group of a kind (``frames``, ``clip``, ``pose``) that an id, or its beginning, picks."""
+        """The group of a kind (``frames``, ``clip``, ``pose``, ``video``) that an id, or its beginning, picks; None
+        where there is one alone. Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError``
+        where several fit."""
         return find_group(self._groups, kind, name)
 
     def commits(self, group: Group) -> Commits:
@@ -116,28 +123,38 @@ class FeatureStore:
         commits = self.commits(group)
         return commits.slots[commits.mask("status", QUARANTINED) == quarantined]
 
-    def fingerprint(self, *, clip: str | None = None, pose: str | None = None) -> str:
-        """SHA-256 over what identifies the numbers of a CLIP group (and its text sets) and, where ``pose`` is given, of
-        that pose group: their ids and the hashes of all committed array shards."""
-        chosen = [self.group("clip", clip)]
-        chosen += [g for g in self._groups.values() if g.modality.parent == chosen[0].path]
-        if pose is not None:
-            chosen.append(self.group("pose", pose))
+    def chosen_groups(self, clip: str | None = None, pose: str | None = None, video: str | None = None) -> list[Group]:
+        """The group of an encoder, a video model's where ``video`` is given and else CLIP's, and, where ``pose`` is
+        given, that pose group; the latter alone where the store has no CLIP and none is asked for."""
+        poses = [self.group("pose", pose)] if pose is not None else []
+        if video is not None:
+            return [self.group("video", video), *poses]
+        alone = poses and clip is None and not any(g.modality.kind == "clip" for g in self._groups.values())
+        return poses if alone else [self.group("clip", clip), *poses]
+
+    def fingerprint(self, *, clip: str | None = None, pose: str | None = None, video: str | None = None) -> str:
+        """SHA-256 over what identifies the numbers of the ``chosen_groups``, and of the text sets of a CLIP group:
+        their ids and the hashes of all committed array shards."""
+        groups = self.chosen_groups(clip, pose, video)
+        texts = [g for g in self._groups.values() if g.modality.parent == groups[0].path]
+        chosen = [groups[0], *texts, *groups[1:]]
         parts = {
             g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
             for g in chosen
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
-    def summary(self, split: int, *, clip: str | None = None, pose: str | None = None) -> dict[str, dict[str, int]]:
+    def summary(
+        self, split: int, *, clip: str | None = None, pose: str | None = None, video: str | None = None
+    ) -> dict[str, dict[str, int]]:
         """For ``train`` and ``test`` of a split: how many videos are ``planned`` (present on disk), ``usable`` (have
         features in the given groups) and ``quarantined``; the rest is not extracted yet."""
-        groups = [self.group("clip", clip)] + ([self.group("pose", pose)] if pose is not None else [])
+        groups = self.chosen_groups(clip, pose, video)
         usable = set(self.usable(groups))
         quarantined = {slot for group in groups for slot in self._slots_with(group, quarantined=True).tolist()}
         counts = {}
         for subset in SUBSETS:
-            slots = set(self._select(split, subset))
+            slots = set(self.selected(split, subset))
             counts[subset] = {
                 "planned": len(slots),
                 "usable": len(slots & usable),
@@ -155,21 +172,28 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Features:
         """Features of a set of videos as whole tensors.
 
         split, subset  number of the split and ``train`` or ``test``; without them all videos
-        arrays         names; by default every array of the CLIP group and, where the store has one, of the pose group
+        arrays         names; by default every array of the CLIP group and, where the store has them, of the pose group
+                       and of the video model's
         frames         T' of the stored T frames, ``floor(i * T / T')``; by default all
         slots          these slots only
-        clip, pose     id of a group, or its beginning, where the store has several
+        clip, pose, video  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
+        device         where the tensors go: ``cpu``, ``cuda``, ``cuda:1``, ...
 
-        Videos that are quarantined or not extracted yet are left out: see ``summary``.
+        Videos that are quarantined or not extracted yet are left out: see ``summary``. Shapes and dtypes: ``Features``.
+
+        Raises ``UsageError`` for a split, subset, array, view or number of frames that the store does not have,
+        ``MissingError`` (``missing-modality``) where a group is absent, and ``StoreError`` (``store-corrupt``) where a
+        byte is not as it was written.
         """
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         return self._features(chosen, wanted, frames, view, device)
 
@@ -183,11 +207,12 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
-        """What ``load`` gives, a shard at a time, so that a split never has to fit into memory."""
-        chosen = self._arrays(arrays, clip, pose)
+        """What ``load`` gives and raises, a shard at a time, so that a split never has to fit into memory."""
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
@@ -203,14 +228,17 @@ class FeatureStore:
         slots: Sequence[int] | None = None,
         clip: str | None = None,
         pose: str | None = None,
+        video: str | None = None,
         view: str | None = None,
     ) -> FeatureDataset:
-        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for."""
+        """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for;
+        ``.stream()`` of it is an iterable one that reads shard by shard."""
         from store.torch_dataset import FeatureDataset
 
-        chosen = self._arrays(arrays, clip, pose)
+        chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
-        return FeatureDataset(wanted, lambda picked: self._features(chosen, picked, frames, view, "cpu"))
+        read = partial(self._features, chosen, frames=frames, view=view, device="cpu")
+        return FeatureDataset(wanted, read, self.plan.shard_len)
 
     def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
         """Class-name embeddings of a CLIP group. Raises ``MissingError`` where they are not extracted yet."""
@@ -227,7 +255,8 @@ class FeatureStore:
             **arrays,
         )
 
-    def _select(self, split: int | None, subset: str | None) -> list[int]:
+    def selected(self, split: int | None = None, subset: str | None = None) -> list[int]:
+        """Slots of a split, or of its ``train`` or ``test``, or all: with and without features, ascending."""
         slots = self.plan.slots.tolist()
         if split is None:
             if subset is not None:
@@ -242,16 +271,24 @@ class FeatureStore:
     def _wanted(
         self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
     ) -> list[int]:
-        wanted = set(self._select(split, subset)) & set(self.usable(groups))
+        wanted = set(self.selected(split, subset)) & set(self.usable(groups))
         return sorted(wanted if slots is None else wanted & set(slots))
 
-    def _arrays(self, arrays: Sequence[str] | None, clip: str | None, pose: str | None) -> dict[str, Group]:
-        """Group of every wanted array by name."""
+    def arrays(
+        self,
+        arrays: Sequence[str] | None = None,
+        clip: str | None = None,
+        pose: str | None = None,
+        video: str | None = None,
+    ) -> dict[str, Group]:
+        """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
-        for kind, name in (("clip", clip), ("pose", pose)):
+        known: dict[str, None] = {}
+        for kind, name in (("clip", clip), ("pose", pose), ("video", video)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
-            offered = {array for g in candidates for array in g.modality.arrays}
-            if name is not None or (candidates and (arrays is None or offered & set(arrays))):
+            offered = dict.fromkeys(array for g in candidates for array in g.modality.arrays)
+            known |= offered
+            if name is not None or (candidates and (arrays is None or offered.keys() & set(arrays))):
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
         if arrays is None:
@@ -259,9 +296,12 @@ class FeatureStore:
                 self.group("clip", clip)  # raises, and names the command that adds it
             return chosen
         for array in arrays:
-            if array in POSE_ARRAYS and array not in chosen:
-                self.group("pose", pose)  # raises, and names the command that adds it
-            one_of("arrays", array, tuple(chosen))
+            if array not in chosen:  # these raise, and name the command that adds it
+                if array in POSE_ARRAYS:
+                    self.group("pose", pose)
+                if array in VIDEO_ARRAYS:
+                    self.group("video", video)
+            one_of("arrays", array, tuple(chosen or known))
         return {array: chosen[array] for array in arrays}
 
     def _features(
@@ -277,13 +317,14 @@ class FeatureStore:
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
-            dims = group.modality.arrays[name].dims
-            if group.modality.kind == "clip":
-                values = _take(values, dims, "frame", frame_index, stored)
-                if view is not None:
-                    views = list(group.modality.record["views"])
-                    one_of("view", view, tuple(views))
-                    values = _take(values, dims, "view", np.array([views.index(view)]), len(views))
+            spec = group.modality.arrays[name]
+            if "frame" in spec.dims:  # embeddings of heatmaps are on the time axis of CLIP, and in its views
+                values = _take(values, spec, "frame", _subsample(spec.shape[spec.dims.index("frame")], frames))
+            if "view" in spec.dims and view is not None:
+                record = group.modality.record
+                views = list((record if group.modality.kind == "clip" else record["heatmap"])["views"])
+                one_of("view", view, tuple(views))
+                values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
             pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
@@ -325,16 +366,12 @@ class FeatureStore:
             if key is None:
                 result[rows] = spec.fill
                 continue
-            contiguous = rows[-1] - rows[0] + 1 == len(rows)
-            out = result[rows[0] : rows[-1] + 1] if contiguous else np.empty((len(rows), *spec.shape), spec.dtype)
             with self._damage(key):
-                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, out)
-            if not contiguous:
-                result[rows] = out
+                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, result, rows)
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:
-        """All of an array of a text set."""
+        """All of an array of a text set, such as ``class_embeddings`` [K, C, D], checked against its hash."""
         spec = group.modality.arrays[name]
         key = self._array_key(group, name, 0)
         if key is None:
@@ -382,7 +419,7 @@ def _subsample(stored: int, frames: int | None) -> np.ndarray:
     return np.arange(frames) * stored // frames
 
 
-def _take(values: np.ndarray, dims: tuple[str, ...], dim: str, index: np.ndarray | None, length: int) -> np.ndarray:
-    if dim not in dims or index is None or np.array_equal(index, np.arange(length)):
-        return values
-    return np.take(values, index, axis=1 + dims.index(dim))
+def _take(values: np.ndarray, spec: ArraySpec, dim: str, index: np.ndarray) -> np.ndarray:
+    """Some positions along a named dimension of rows ``[N, *spec.shape]``."""
+    axis = spec.dims.index(dim)
+    return values if np.array_equal(index, np.arange(spec.shape[axis])) else np.take(values, index, axis=1 + axis)

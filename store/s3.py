@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ from store.objects import Blob, Guard, Listing
 _ATTEMPTS = 100
 # How long a request is repeated before it counts as failed.
 RETRY_SECONDS = 60.0
+# The process that made the first request. The library's threads do not survive a fork: a request would wait for ever.
+_first_asked_in: int | None = None
 
 
 class S3Objects:
@@ -164,6 +167,7 @@ class S3Objects:
     @contextlib.contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:
         """Turn what the service answers into one line. An object that is not there is no such error."""
+        self._refuse_fork()
         try:
             yield
         except (exceptions.BaseError, OSError) as error:
@@ -178,6 +182,16 @@ class S3Objects:
                 f"cannot {doing} {self.describe(key)}: {str(error).partition(chr(10))[0]}; {next_step}",
                 kind="store-unwritable" if doing == "write" else "store-unreadable",
             ) from error
+
+    def _refuse_fork(self) -> None:
+        global _first_asked_in
+        _first_asked_in = _first_asked_in or os.getpid()
+        if _first_asked_in != os.getpid():
+            raise StoreError(
+                f"{self.url} cannot be read in a process that was forked from one that has read from a bucket; start "
+                'workers with multiprocessing_context="spawn"',
+                kind="store-unreadable",
+            )
 
 
 class _Remote:

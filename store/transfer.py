@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store.commits import FACTS, Commit, committed_shards, corrupt, parse_checksums, read_commit
+from store.commits import FACTS, Commit, committed_shards, corrupt, read_commit
 from store.derived import refresh
 from store.errors import StoreError, UsageError
 from store.groups import Group, read_groups, write_metadata
+from store.kept import bring_configs
 from store.layout import STORE, checksum_key, commit_key, definition_key
 from store.lease import WHOLE, hold
 from store.objects import Objects, is_remote
@@ -95,6 +96,8 @@ def merge_stores(
         for path, group in groups.items():
             settle(ours, definition_key(path), seal(group.to_dict()), point="group")
         write_metadata(ours, plan)
+        for source in sources:
+            bring_configs(source, ours)
         missing = [shard for shard in shards if shard.source is not ours]
         done = iter(range(1, len(missing) + 1))
         progress(0, len(missing))
@@ -123,6 +126,14 @@ def _require_same_values(one: _Shard, other: _Shard) -> None:
         return
     if a.objects == b.objects and a.table.select(FACTS).equals(b.table.select(FACTS)):
         return
+    ours, theirs = (set(commit.table["slot"].to_pylist()) for commit in (a, b))
+    if ours != theirs:
+        raise StoreError(
+            f"shard {one.number} of {one.group} holds other videos in {one.source.url} than in {other.source.url} "
+            f"(slot {min(ours ^ theirs)} is in one of them alone, as after --limit), and shards are taken whole; "
+            "nothing was changed: extract the rest of that shard in both, or delete the group from one",
+            kind="store-mismatch",
+        )
     raise StoreError(
         f"shard {one.number} of {one.group} holds other values in {one.source.url} than in {other.source.url} "
         f"({_first_difference(a, b)}); nothing was changed: delete the group from one of the two, or keep them apart",
@@ -131,14 +142,12 @@ def _require_same_values(one: _Shard, other: _Shard) -> None:
 
 
 def _first_difference(a: Commit, b: Commit) -> str:
-    ours, theirs = ({row["slot"]: row for row in commit.table.select(FACTS).to_pylist()} for commit in (a, b))
-    for slot in sorted(ours.keys() | theirs.keys()):
-        if slot not in ours or slot not in theirs:
-            return f"slot {slot} is in one of them"
-        differing = [name for name in FACTS if ours[slot][name] != theirs[slot][name]]
+    """Of two commits of the same videos."""
+    for ours, theirs in zip(*(commit.table.select(FACTS).to_pylist() for commit in (a, b)), strict=True):
+        differing = [name for name in FACTS if ours[name] != theirs[name]]
         if differing:
             name = differing[0]
-            return f"{name} of slot {slot} is {ours[slot][name]!r} and {theirs[slot][name]!r}"
+            return f"{name} of slot {ours['slot']} is {ours[name]!r} and {theirs[name]!r}"
     keys = sorted(key for key in a.objects.keys() | b.objects.keys() if a.objects.get(key) != b.objects.get(key))
     return f"the bytes of {keys[0]} differ"
 
@@ -173,22 +182,26 @@ def _differences(a: Plan, b: Plan) -> Iterator[tuple[str, Any, Any]]:
 def _bring(shard: _Shard, destination: Objects) -> None:
     """Copy a shard: arrays, hashes, commit."""
     source, group, number = shard.source, shard.group, shard.number
-    read_commit(source, group, number)  # raises where it is damaged
-    data, sums = source.get(commit_key(group, number)) or b"", source.get(checksum_key(group, number)) or b""
-    hashes = parse_checksums(sums)
-    if hashes.pop(commit_key(group, number), None) != sha256(data):
-        raise StoreError(
-            f"shard {number} of {group} was written again in {source.url} while it was copied; run the same command "
-            "again",
-            kind="store-mismatch",
-        )
-    for key, digest in hashes.items():
+    commit = read_commit(source, group, number)  # raises where it is damaged
+    if commit is None:
+        raise _removed(shard)
+    for key, digest in commit.objects.items():
         content = source.get(key)
         if content is None or sha256(content) != digest:
+            if source.get(commit_key(group, number)) != commit.data:
+                raise _removed(shard)
             raise corrupt(source, f"{source.describe(key)} is {'missing' if content is None else 'damaged'}")
         destination.put(key, content, point="array")
-    destination.put(checksum_key(group, number), sums, point="checksums")
-    destination.put(commit_key(group, number), data, point="commit")
+    destination.put(checksum_key(group, number), commit.sums, point="checksums")
+    destination.put(commit_key(group, number), commit.data, point="commit")
+
+
+def _removed(shard: _Shard) -> StoreError:
+    return StoreError(
+        f"shard {shard.number} of {shard.group} was removed from {shard.source.url}, or written again, while it was "
+        "copied; run the same command again",
+        kind="store-mismatch",
+    )
 
 
 def _refuse_one_place(stores: Sequence[Objects]) -> None:

@@ -21,6 +21,7 @@ from store.commits import (
 )
 from store.errors import StoreError
 from store.groups import Group, expected_metadata, read_groups, write_metadata
+from store.kept import damaged_configs
 from store.layout import HEARTBEATS, LEASE, MISSING, STORE, VIDEOS, commit_key, definition_key
 from store.objects import Objects
 from store.packs import stray_packs
@@ -88,6 +89,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
     stray = stray_packs(objects, groups)
     problems += [Problem(key, "or its other half is damaged: a copy of commits") for key in stray if stray[key]]
     problems += [Problem(key, "is a damaged report") for key in damaged_reports(objects)]
+    problems += [Problem(key, "is a damaged record of settings") for key in damaged_configs(objects)]
     return Report(
         digest=None if problems else store_digest(FeatureStore(objects, plan, groups), progress=progress),
         planned=plan.videos.num_rows,
@@ -114,7 +116,7 @@ def restore(objects: Objects, report: Report) -> list[Problem]:
     for key in _lease_keys(objects):
         if not _is_sealed(objects.get(key)):
             objects.delete(key)
-    for key in damaged_reports(objects):  # the next run makes it anew
+    for key in [*damaged_reports(objects), *damaged_configs(objects)]:  # the next run makes them anew
         objects.delete(key)
     groups = read_groups(objects)
     damaged_packs = [key for key, damaged in stray_packs(objects, groups).items() if damaged]

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -129,3 +131,12 @@ def browse(program: str, profile: Path) -> Iterator[Page]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    program = find()
+    if program is None:
+        pytest.skip("no browser: install Debian's chromium to see pages as people do")
+    with browse(program, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import s3server
+from browser import chromium  # noqa: F401
 from commands import vilp  # noqa: F401
 from shared_data import find_shared
 from videos import numbered_frames, write_video

@@ -129,6 +129,6 @@ def use_branches(monkeypatch: pytest.MonkeyPatch, cls: type[Branch]) -> None:
 
     def make(*arguments: Any) -> Graph:
         graph = make_graph(*arguments)
-        return Graph(graph.decode, tuple(cls(b.config, b.modality, b.frames, b.stride) for b in graph.branches))
+        return Graph(graph.decode, tuple(cls(b.config, b.modality, b.frames, b.at) for b in graph.branches))
 
     monkeypatch.setattr("pipeline.extraction.make_graph", make)

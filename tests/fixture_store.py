@@ -2,7 +2,8 @@
 
 ``python tests/fixture_store.py`` writes it anew, and prints the digest for ``tests/store/test_old_stores.py``. Only
 while a format version is not released: after that a version's fixture stays as it is for ever, and a new version adds
-its own beside it. Values are made up, as in ``tests/stores.py``.
+its own beside it. The one of version 1 was written before commits covered their hashes, and serves to read such.
+Values are made up, as in ``tests/stores.py``.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class SlowBranch(Branch):
 
 def slow_graph(*arguments: Any) -> Graph:
     graph = make_graph(*arguments)
-    return Graph(graph.decode, tuple(SlowBranch(b.config, b.modality, b.frames, b.stride) for b in graph.branches))
+    return Graph(graph.decode, tuple(SlowBranch(b.config, b.modality, b.frames, b.at) for b in graph.branches))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from store.writer import add_modality, create_store, write_shard, write_text_set
 torch.set_num_threads(1)
 
 SHARD_LEN, FRAMES, POSE_FRAMES, GRID, DIM, WIDTH, POSITIONS = 16, 4, 8, 3, 16, 24, 7
+CLIPS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,7 @@ class MadeUpStore:
         *,
         seed=0,
         dataset="made-up",
+        clip=True,
         tokens=("value", "penult"),
         pose=True,
         heatmap_clip=False,
@@ -149,9 +151,11 @@ class MadeUpStore:
         order=(0, 1, 2, 3),
         quarantined_class=None,
         persons=False,
+        misled=1.0,
         marked_boxes=None,
         second_clip=False,
         second_pose=False,
+        video=False,
     ):
         self.root, self.rng, self.train_classes = root, np.random.default_rng(seed), train_classes
         self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
@@ -161,12 +165,16 @@ class MadeUpStore:
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
         self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
         self.others = (self.labels + self.rng.integers(1, 4, size=self.videos)) % 4
+        if misled < 1:  # in the other videos all cells carry the class
+            kept = self.rng.random(self.videos) >= misled
+            self.others[kept] = self.labels[kept]
         self.objects = LocalObjects(root)
         self.plan = create_store(self.objects, self._plan(dataset))
-        self.clip = self._clip(tokens)
+        self.clip = self._clip(tokens) if clip else None
         self.second_clip = self._clip(tokens) if second_clip else None
         self.pose = self._pose() if pose else None
         self.second_pose = self._pose(estimator="other") if second_pose else None
+        self.video = self._video() if video else None
         with hold(self.objects, Part()) as lease:
             self._write(lease.guard(self.objects))
 
@@ -191,13 +199,23 @@ class MadeUpStore:
     def _clip(self, tokens):
         views = len(self.views)
         arrays = {"cls": ArraySpec((views, FRAMES, DIM), "float16", ("view", "frame", "dim"))}
-        for name, width in (("value", DIM), ("penult", WIDTH)):
+        for name, width in (("value", DIM), ("penult", WIDTH), ("last", DIM)):
             if name in tokens:
                 dims = ("view", "frame", "row", "column", "dim")
                 arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
         weights = {"seed": int(self.rng.integers(1000))}
         record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
         return Modality("clip", "tiny", record, arrays)
+
+    def _video(self):
+        arrays = {"video_embedding": ArraySpec((CLIPS, WIDTH), "float16", ("clip", "embed"))}
+        return Modality("video", "small net", {"views": ["center"], "weights": {"seed": 0}}, arrays)
+
+    def _video_rows(self, classes, slots):
+        """Clips mean the class in a space of their own, in which no word lies."""
+        means = np.pad(classes, [(0, 0), (WIDTH - DIM, 0)])[self.labels[slots]][:, None]
+        rows = means + self.noise * self.rng.normal(size=(len(slots), CLIPS, WIDTH))
+        return {"video_embedding": rows.astype(np.float16)}
 
     def _pose(self, **record):
         arrays = {
@@ -212,10 +230,10 @@ class MadeUpStore:
     def _write(self, objects):
         # A class means the same whatever number it has: ``order`` says which meaning each has.
         classes = self.rng.normal(size=(4, DIM))[self.order]
-        for modality in (self.clip, self.second_clip, self.pose, self.second_pose):
+        for modality in (self.clip, self.second_clip, self.pose, self.second_pose, self.video):
             if modality is None:
                 continue
-            make = self._clip_rows if modality.kind == "clip" else self._pose_rows
+            make = {"clip": self._clip_rows, "pose": self._pose_rows, "video": self._video_rows}[modality.kind]
             if modality.kind == "clip":
                 self._text(objects, modality, classes)
             add_modality(self.objects, self.plan, modality, {}, {})
@@ -260,6 +278,8 @@ class MadeUpStore:
             tokens = tokens.copy()
             tokens[..., 0, 0] += self.marked_boxes * noise
         made = {"cls": frames, "value": tokens, "penult": np.pad(tokens, [(0, 0)] * 5 + [(0, WIDTH - DIM)])}
+        if "last" in self.clip.arrays:
+            made["last"] = tokens
         made = {name: array + noise * self.rng.normal(size=array.shape) for name, array in made.items()}
         return {name: made[name].astype(np.float16) for name in self.clip.arrays}
 

@@ -13,7 +13,7 @@ from pipeline.benchmarks import plain
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
-from stages.clip.config import TOKENS, ClipConfig
+from stages.clip.config import DEFAULT_TOKENS, ClipConfig
 from stages.decode import decode_video
 from stages.types import Clip, VideoRef
 
@@ -40,7 +40,7 @@ def _model(name: str, config: BenchmarkConfig, clips: list[Clip], progress: Prog
     settings = {
         "ours, fp32": replace(base, precision="fp32"),
         f"ours, {precision}": base,
-        f"ours, {precision}, with tokens": replace(base, tokens=TOKENS),
+        f"ours, {precision}, with tokens": replace(base, tokens=DEFAULT_TOKENS),
     }
     encoders = {label: ClipEncoder(given) for label, given in settings.items()}
     truth = _loop(model, transform, clips)

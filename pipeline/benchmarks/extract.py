@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
-from stages.clip.config import TOKENS
+from stages.clip.config import DEFAULT_TOKENS
 from store.layout import COMMITS
 
 PLAIN = "plain script, fp32"
@@ -34,7 +34,7 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     ways: dict[str, Way] = {PLAIN: partial(_plain, listing, len(clips.paths), config, folder, numbers)}
     for engine in config.engines:
         ways[f"ours, {engine}"] = partial(_ours, clips, config, engine, "", folder, numbers)
-    tokens = ",".join(TOKENS)
+    tokens = ",".join(DEFAULT_TOKENS)
     ways[f"ours, {engine}, with tokens"] = partial(_ours, clips, config, engine, tokens, folder, numbers)
     return [
         compare(

@@ -35,8 +35,7 @@ class Machine:
 def describe_machine() -> Machine:
     import torch
 
-    from stages.clip.config import ClipConfig
-    from stages.clip.encoder import ClipEncoder, has_amx
+    from stages.precision import has_amx, resolve_precision
 
     cores = len(os.sched_getaffinity(0))
     return Machine(
@@ -45,7 +44,7 @@ def describe_machine() -> Machine:
         memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
         amx=has_amx(),
-        precision=ClipEncoder(ClipConfig(model="tiny", pretrained="none")).config.precision,
+        precision=resolve_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         torch=torch.__version__,
         load=load_per_core(),
     )

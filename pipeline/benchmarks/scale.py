@@ -122,7 +122,8 @@ def idle_graph() -> IdleGraph:
     """The graph of an extraction of CLIP and pose, with stages that do nothing."""
     frames = Modality("frames", "idle", {}, {})
     arrays = {"x": ArraySpec((1,), "float32", ("embed",))}
-    branches = (IdleBranch(PoseConfig(), Modality(kind, "idle", {}, arrays), frames, 1) for kind in ("clip", "pose"))
+    kinds = (Modality(kind, "idle", {}, arrays) for kind in ("clip", "pose"))
+    branches = (IdleBranch(PoseConfig(), modality, frames, slice(None)) for modality in kinds)
     return IdleGraph(DecodeConfig(num_frames=1), tuple(branches))
 
 

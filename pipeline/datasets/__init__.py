@@ -6,13 +6,12 @@ dataset = load_dataset("ucf101", "data/ucf101")
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from pipeline.datasets import folder, hmdb51, manifest, ucf101
 from pipeline.datasets.base import Dataset, Video
-from store.errors import UsageError
+from store.errors import UsageError, one_of
 
 __all__ = ["DATASETS", "Dataset", "Video", "default_root", "load_dataset"]
 
@@ -37,10 +36,7 @@ def load_dataset(
     Raises ``UsageError`` for an unknown name or lists that are not what they should be, ``MissingError`` where there is
     no video or no list.
     """
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name.lower(), DATASETS, 1, 0.4)
-        guess = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"dataset is {name!r}; allowed: {', '.join(DATASETS)}{guess}")
+    one_of("dataset", name, DATASETS)
     where = Path(root) if root is not None else default_root(name)
     lists = Path(splits_dir) if splits_dir is not None else None
     if lists is not None and name not in ("ucf101", "hmdb51"):

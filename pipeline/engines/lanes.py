@@ -328,13 +328,17 @@ class _Run:
         facts: list[Any] = []
         remaining: Sequence[VideoRef] = unit.refs
         before: tuple[int, list[Any]] = (0, [])
-        while remaining:
+        failure: StoreError | None = None
+        while remaining and failure is None:
             if self.stop.is_set():
                 return None
             decoded = lane.decode(remaining)
             remaining = decoded.remaining
             retries += decoded.retries
-            self.health.judge(decoded.outcomes)
+            try:
+                self.health.judge(decoded.outcomes)
+            except StoreError as error:
+                failure = error
             facts.append(decoded.facts)
             encodings = []
             if any(outcome.video is not None for outcome in decoded.outcomes):
@@ -346,6 +350,10 @@ class _Run:
             before = (len(decoded.outcomes), encodings)
             del decoded  # its frames: the next chunk may need their place
         self._finish(lane, *before, finished)
+        if failure is not None:
+            # What failed is noted, so that the next run does not begin with it, and stop at it, once more.
+            lane.write(unit.first(len(unit.refs) - len(remaining)), facts, handles)
+            raise failure
         return lane.write(unit, facts, handles)
 
     def _finish(self, lane: Lane, videos: int, handles: Sequence[Any], finished: list[int]) -> None:

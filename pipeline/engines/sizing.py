@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Sizing:
         return Sizing(
             memory=config.memory,
             chunk_bytes=max(1, min(config.chunk_bytes, memory // LANE_CHUNKS)),
-            video_bytes=int(decode.num_frames * _WIDE_FRAME * (decode.max_short_side or 0) ** 2),
+            video_bytes=int(decode.all_frames * _WIDE_FRAME * (decode.max_short_side or 0) ** 2),
             unit_bytes=config.shard_len * features,
         )
 
@@ -58,7 +59,7 @@ class Sizing:
             return []
         return [
             f"memory is {self.memory} bytes, but frames of large videos take up to {LANE_CHUNKS * self.video_bytes} in "
-            "one lane; fewer --frames and --pose-frames take less"
+            "one lane; fewer --frames, --pose-frames and --video-clips take less"
         ]
 
     def lanes(self, cpus: float, memory: float) -> int:
@@ -76,28 +77,40 @@ def _frames_memory(bound: int | None, machine: float) -> int:
     return int(machine // 4) if bound is None else bound
 
 
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+def cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: those that it may run on, or the least that the quota of a control group over it
+    (a container, a batch job) amounts to, rounded up. ``root`` is where ``proc`` and ``sys`` are."""
+    limits = [len(os.sched_getaffinity(0))]
+    for group in _control_groups(root, "cpu"):
+        facts = _read(group / "cpu.max") or _read(group / "cpu.cfs_quota_us") + _read(group / "cpu.cfs_period_us")
+        numbers = [int(word) for word in facts.split() if word.isdecimal()]
+        if len(numbers) == 2:  # else there is no quota: "max" or -1
+            limits.append(max(1, -(-numbers[0] // numbers[1])))
+    return min(limits)
 
 
 def machine_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: the machine's, or the least that a control group over it (a container,
-    a batch job) is limited to. ``root`` is where ``proc`` and ``sys`` are."""
+    """Bytes of memory that this process may use: the machine's, or the least that a control group over it is limited
+    to. ``root`` is where ``proc`` and ``sys`` are."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            tree, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            tree, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = tree / path.lstrip("/")
-        # In a container the path may be the host's, of which only the top is to be seen.
-        texts = [_read(level / name) for level in (group, *group.parents) if level.is_relative_to(tree)]
+    for group in _control_groups(root, "memory"):
+        texts = [_read(group / name) for name in ("memory.max", "memory.limit_in_bytes")]
         limits += [int(text) for text in texts if text.strip().isdecimal()]
     return min(limits)
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups over this process that limit what ``controller`` counts."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        tree = root / "sys/fs/cgroup"
+        if controllers:  # of the first version, which has a tree for each
+            if controller not in controllers.split(","):
+                continue
+            tree /= controller
+        group = tree / path.lstrip("/")
+        # In a container the path may be the host's, of which only the top is to be seen.
+        yield from (level for level in (group, *group.parents) if level.is_relative_to(tree))
 
 
 def _read(path: Path) -> str:

@@ -44,20 +44,16 @@ def without_frames(outcomes: Sequence[DecodeOutcome]) -> list[DecodeOutcome]:
 def encode(stage: object, branch: Branch, clips: Sequence[Clip]) -> Encoded:
     """Run a stage on the frames of a chunk that belong to its branch."""
     began = time.perf_counter()
-    output = stage([_thin(clip, branch.stride) for clip in clips])  # type: ignore[operator]
+    output = stage([_only(clip, branch.at) for clip in clips])  # type: ignore[operator]
     if not isinstance(output, StageOutput):  # stages that cannot fail on a single clip return plain arrays
         output = StageOutput(output, {})
     return Encoded(output, time.perf_counter() - began)
 
 
-def _thin(clip: Clip, stride: int) -> Clip:
-    if stride == 1:
-        return clip
+def _only(clip: Clip, at: slice) -> Clip:
     video = clip.video
-    thinned = dataclasses.replace(
-        video, frames=video.frames[::stride], indices=video.indices[::stride], pts=video.pts[::stride]
-    )
-    return Clip(clip.ref, thinned)
+    picked = dataclasses.replace(video, frames=video.frames[at], indices=video.indices[at], pts=video.pts[at])
+    return Clip(clip.ref, picked)
 
 
 def write_unit(
@@ -71,7 +67,7 @@ def write_unit(
     rows: dict[str, list[CommitRow]] = {}
     for branch in graph.branches:
         if branch.frames.path in unit.groups and branch.frames.path not in rows:
-            output = frames_output(outcomes, branch.stride)
+            output = frames_output(outcomes, branch.frames, branch.at)
             rows[branch.frames.path] = writer(
                 unit.shard, branch.frames, outcomes, [output], 0.0, _targets(unit, branch.frames)
             )

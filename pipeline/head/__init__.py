@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.head.config import HeadConfig
     from pipeline.head.evaluate import evaluate_run, train_head
+    from pipeline.head.late import late_fusion
     from pipeline.head.protocols import FewShotResult, ZeroShotResult, few_shot, zero_shot
     from pipeline.head.results import RunResult
     from pipeline.head.train import EpochReport, TrainConfig
@@ -21,6 +22,7 @@ __all__ = [
     "ZeroShotResult",
     "evaluate_run",
     "few_shot",
+    "late_fusion",
     "train_head",
     "zero_shot",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "ZeroShotResult": "protocols",
     "evaluate_run": "evaluate",
     "few_shot": "protocols",
+    "late_fusion": "late",
     "train_head": "evaluate",
     "zero_shot": "protocols",
 }

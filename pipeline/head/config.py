@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.head.functional import WORD_MODES
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
+
+# Words of a class that spot frames: see ``functional.word_mask``.
+WORD_MODES = ("name+eot", "name", "all")
 
 # What each head reads of a batch: frames [B, T, D]; pose_embedding [B, T, D] (of the heatmap image); pooled [B, T, D]
 # and presence [B, T] (tokens under the persons); parts [B, T, J, D] and part_presence [B, T, J] (the same, a body
@@ -20,10 +22,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "pvcs-joint": ("frames", "parts", "part_presence"),
     "attn": ("tokens",),
     "pose": ("skeleton",),
+    "poseconv": ("skeleton",),
     "fuse": ("frames", "pooled", "presence", "tokens", "heatmap"),
 }
 HEADS = tuple(INPUTS)
-# A second stream for any head but ``pose``: its logits and those of the pose head are added (late fusion).
+# Heads that read nothing but skeletons.
+SKELETON_HEADS = ("pose", "poseconv")
+# A second stream for any other head: its logits and those of the pose head are added (late fusion).
 LATE_POSE = "+pose"
 
 # What is left of the default head when modalities are taken away: video, pose, text.
@@ -39,6 +44,9 @@ MODALITIES: dict[str, tuple[str, ...]] = {
 POSE_IN = ("both", "weights", "values")
 GUIDED = ("vilp", "pvcs", "fuse")
 PATCH_TOKENS = ("penult", "value", "last")
+# What a head's frames or tokens come from. The embeddings of a video model's clips meet no words.
+ENCODERS = ("clip", "video")
+VIDEO_HEADS = ("mean", "attn")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class HeadConfig:
     pose_in          where the pose acts in ``vilp``, ``pvcs`` and ``fuse``: ``weights``, ``values`` or ``both``
     temporal_layers  of BIKE's temporal transformer in front of ``vilp``: 6 as published, 0 without it
     tokens           patch tokens of the attention pooling
+    encoder          ``clip``, or ``video``: what ``mean`` and ``attn`` read are then the clips of a video model, which
+                     knows no class names, so that both learn a linear classifier
     """
 
     head: str = "fuse"
@@ -69,14 +79,25 @@ class HeadConfig:
     pose_in: str = "both"
     temporal_layers: int = 0
     tokens: str = "penult"
+    encoder: str = "clip"
 
     def __post_init__(self) -> None:
-        if self.base not in HEADS or (self.late_pose and self.base == "pose"):
-            raise UsageError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}")
+        if self.base not in HEADS or (self.late_pose and self.base in SKELETON_HEADS):
+            both = [head + LATE_POSE for head in HEADS if head not in SKELETON_HEADS]
+            raise UsageError(
+                f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but {' and '.join(SKELETON_HEADS)} with "
+                f"{LATE_POSE}{nearest(self.head, [*HEADS, *both])}"
+            )
         one_of("word mode", self.word_mode, WORD_MODES)
         one_of("modalities", self.modalities, tuple(MODALITIES))
         one_of("pose-in", self.pose_in, POSE_IN)
         one_of("tokens", self.tokens, PATCH_TOKENS)
+        one_of("encoder", self.encoder, ENCODERS)
+        if self.encoder == "video" and self.base not in VIDEO_HEADS:
+            raise UsageError(
+                f"head is {self.head!r}, which reads words or patch tokens, and a video model gives neither; allowed "
+                f"with it: {', '.join(VIDEO_HEADS)}, also with {LATE_POSE}"
+            )
         for name in ("tau", "sigma", "bottleneck", "pool_heads"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed: numbers above 0")
@@ -108,7 +129,9 @@ class HeadConfig:
     @property
     def reads_text(self) -> bool:
         """Whether the head compares with class names, which makes it zero-shot when untrained."""
-        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", "pose")
+        if self.encoder == "video":
+            return False
+        return "T" in self.modalities if self.base == "fuse" else self.base not in ("attn", *SKELETON_HEADS)
 
     @property
     def zero_shot(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.head.config import HeadConfig
 from pipeline.head.pooling import Kept, Pooled, PooledParts, cache_path, pool_view, read_cache, write_cache
-from pipeline.head.selection import CLIP_ARRAYS, Selection, stored_frames, usable_slots
+from pipeline.head.selection import CLIP_ARRAYS, Selection, encoder_group, stored_frames, usable_slots
 from pipeline.head.sides import Flips, flips
 from pipeline.head.skeleton import mirror_keypoints, skeletons
 from store.errors import MissingError, StoreError
@@ -32,7 +32,7 @@ class Inputs:
     notes   what a reader of the figures has to know
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
     labels: Tensor
     slots: Tensor
     video_ids: tuple[str, ...]
@@ -73,6 +73,11 @@ class Inputs:
             return start
         return start + (torch.rand(start.shape, generator=generator) * length).long()
 
+    def leave_device(self) -> None:
+        """Take the tensors off the device, which makes room on it; their batches are then sent one by one."""
+        for name, tensor in self.tensors.items():
+            self.tensors[name] = tensor.cpu()
+
     def rows(self, index: Tensor) -> Inputs:
         """Those of some videos: ``index`` int64 [M]."""
         picked = index.tolist()
@@ -100,7 +105,7 @@ class Batches:
     def __init__(self, inputs: Inputs) -> None:
         self._flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.tensors.items()}
         self._views = inputs.views
-        self._device = inputs.device
+        self.device = inputs.device
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, rows: Tensor, views: Tensor, frames: Tensor | None = None) -> dict[str, Tensor]:
@@ -113,14 +118,14 @@ class Batches:
         }
 
     def _rows(self, name: str, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
-        if name == "tokens" and tensor.device.type == self._device.type == "cpu":
+        if name == "tokens" and tensor.device.type == self.device.type == "cpu":
             return self._token_rows(tensor, index, frames)
         if frames is None:
             taken = tensor.index_select(0, index.to(tensor.device))
         else:
             flat = (index.unsqueeze(1) * tensor.shape[1] + frames).flatten().to(tensor.device)
             taken = tensor.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
-        return taken.to(self._device).float()
+        return taken.to(self.device).float()
 
     def _token_rows(self, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
         shape = tensor.shape[1:] if frames is None else torch.Size((frames.shape[1], *tensor.shape[2:]))
@@ -141,8 +146,10 @@ def load_inputs(
     subset: str | None,
     device: str,
     every_frame: bool = False,
+    slots: Sequence[int] | None = None,
 ) -> Inputs:
-    """The inputs of a head for one subset of a split (of all videos where both are None), on ``device``.
+    """The inputs of a head for one subset of a split (of all videos where both are None), on ``device``; with ``slots``
+    of these videos alone.
 
     With ``every_frame`` all stored frames are there, of which a head reads T' (``Inputs.frames``). What does not fit
     into the memory of the device stays outside and is sent batch by batch; ``Inputs.notes`` says so.
@@ -151,16 +158,18 @@ def load_inputs(
     """
     derived = (*POOLED_INPUTS, *PART_INPUTS, "skeleton")
     direct = {name: _array(name, config) for name in config.inputs if name not in derived}
-    stored = stored_frames(store.group("clip", selection.clip))
+    encoder = encoder_group(store, selection)
+    stored = stored_frames(encoder) if encoder else selection.frames
     count = stored if every_frame else selection.frames
+    usable = set(usable_slots(store, selection))
     features = store.load(
         split=split,
         subset=subset,
         arrays=tuple(direct.values()) or ("keypoints",),
         frames=count if direct else None,
-        slots=usable_slots(store, selection),
-        clip=selection.clip if direct else None,
+        slots=sorted(usable if slots is None else usable & set(slots)),
         pose=selection.pose,
+        **(selection.encoder_id if direct else {}),
     )
     if not len(features):
         where = f"{subset} of split {split}" if split is not None else store.dataset_name
@@ -170,7 +179,7 @@ def load_inputs(
     positions = torch.arange(count) * stored // count
     tensors = {}
     for name, array in direct.items():
-        tensor = features[array]
+        tensor = _as_view(name, features[array]) if config.encoder == "video" else features[array]
         # The reader thins out CLIP's own arrays; heatmap images lie on the same time axis in another group.
         tensors[name] = tensor if tensor.shape[2] == count else tensor[:, :, positions]
     tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
@@ -191,7 +200,14 @@ def load_inputs(
     )
 
 
+def _as_view(name: str, clips: Tensor) -> Tensor:
+    """Embeddings of clips [B, K, D] as the frames [B, 1, K, D] or the only tokens [B, 1, K, 1, 1, D] of one view."""
+    return clips.unsqueeze(1) if name == "frames" else clips[:, None, :, None, None]
+
+
 def _array(name: str, config: HeadConfig) -> str:
+    if config.encoder == "video":
+        return "video_embedding"
     if name == "tokens":
         return config.tokens
     return "heatmap_clip" if name == "pose_embedding" else CLIP_ARRAYS[name]
@@ -199,7 +215,10 @@ def _array(name: str, config: HeadConfig) -> str:
 
 def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors read with all stored views, in the selection's views; the others have those already."""
-    stored = list(store.group("clip", selection.clip).modality.record["views"])
+    encoder = encoder_group(store, selection)
+    if encoder is None:
+        return tensors
+    stored = list(encoder.modality.record["views"])
     if list(selection.views) == stored:
         return tensors
     index = [stored.index(view) for view in selection.views if view in stored]
@@ -263,12 +282,16 @@ def _resident(tensors: dict[str, Tensor], device: str) -> tuple[dict[str, Tensor
     except torch.OutOfMemoryError:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
-        note = (
-            f"the features ({size:.1f} GiB) do not fit into the memory of {device}: they stay outside and are sent "
-            "batch by batch, which is slower; fewer --frames need less"
-        )
-        return tensors, (note,)
+        return tensors, (does_not_fit(tensors, device),)
+
+
+def does_not_fit(tensors: Mapping[str, Tensor], device: str) -> str:
+    """What a reader of the figures has to know of features that are not on the device."""
+    size = sum(tensor.nbytes for tensor in tensors.values()) / 2**30
+    return (
+        f"the features ({size:.1f} GiB) do not fit into the memory of {device}: they stay outside and are sent "
+        "batch by batch, which is slower; fewer --frames need less"
+    )
 
 
 def _move(tensor: Tensor, device: str) -> Tensor:

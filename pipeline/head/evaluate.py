@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.head import data
 from pipeline.head.checkpoint import load_head, load_predictions, prepare_directory, read_run, write_run
@@ -19,10 +20,11 @@ from pipeline.head.inner import tune as tune_on
 from pipeline.head.models import Head
 from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
-from pipeline.head.selection import Selection, default_run_directory, load_text, open_store, select
-from pipeline.head.text import TextSide, text_side
-from pipeline.head.train import LossCurves, Progress, TrainConfig, fit, new_head, predict, sizes_of
-from store.errors import MissingError, StoreError, UsageError, one_of
+from pipeline.head.selection import Selection, default_run_directory, load_side, open_store, select
+from pipeline.head.stack import together_pays
+from pipeline.head.text import TextSide
+from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
+from store.errors import MissingError, StoreError, UsageError, nearest, one_of
 from store.reader import FeatureStore
 
 
@@ -36,7 +38,14 @@ class Job:
     text: TextSide
     device: str
 
-    def inputs(self, split: int | None, subset: str | None, *, every_frame: bool = False) -> Inputs:
+    def inputs(
+        self,
+        split: int | None,
+        subset: str | None,
+        *,
+        every_frame: bool = False,
+        slots: Sequence[int] | None = None,
+    ) -> Inputs:
         return data.load_inputs(
             self.store,
             self.selection,
@@ -45,6 +54,7 @@ class Job:
             subset=subset,
             device=self.device,
             every_frame=every_frame,
+            slots=slots,
         )
 
 
@@ -57,17 +67,22 @@ def make_job(
     clip: str | None = None,
     pose: str | None = None,
     text: str | None = None,
+    video: str | None = None,
 ) -> Job:
     """Check that a head can be trained on a store; see ``train_head`` for the arguments and what is raised."""
     opened = open_store(store)
     config = head if isinstance(head, HeadConfig) else HeadConfig(head=head)
+    if video is not None:
+        if clip is not None:
+            raise UsageError(f"clip is {clip!r} and video is {video!r}; a head reads one encoder: give one of them")
+        config = replace(config, encoder="video")
     where = resolve_device(device)
     if len(opened.class_names) < 2:
         raise UsageError(
             f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
         )
-    selection = select(opened, config, frames=frames, clip=clip, pose=pose, text=text)
-    return Job(opened, config, selection, text_side(load_text(opened, selection), config.word_mode), where)
+    selection = select(opened, config, frames=frames, clip=clip if video is None else video, pose=pose, text=text)
+    return Job(opened, config, selection, load_side(opened, selection, config), where)
 
 
 def train_head(
@@ -83,6 +98,7 @@ def train_head(
     clip: str | None = None,
     pose: str | None = None,
     text: str | None = None,
+    video: str | None = None,
     training: TrainConfig | None = None,
     tune: bool = False,
     progress: Progress | None = None,
@@ -98,6 +114,7 @@ def train_head(
     device     ``auto`` takes a GPU if there is one
     out        run directory; None takes the first free ``runs/<store>-<head>``
     clip, pose, text  id of a group, or its beginning, where the store has several
+    video      the same of a video model, of which the heads ``mean`` and ``attn`` then read all clips in place of CLIP
     training   all other settings of the training
     tune       choose training settings on an inner validation of each split's training videos, grouped by source
     progress   called after each epoch
@@ -107,7 +124,7 @@ def train_head(
     training = replace(training or TrainConfig(), epochs=epochs)
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; allowed: 1 or more")
-    job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text)
+    job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text, video=video)
     check_epochs(job.config, training)
     splits = chosen_splits(job.store, split)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
@@ -116,39 +133,61 @@ def train_head(
     curves = LossCurves(progress)
     heads: dict[tuple[int, int], Head] = {}
     predictions, scores, warnings, tuning = [], [], [], {}
-    for number in splits:
-        train = job.inputs(number, "train", every_frame=training.random_frames or tune)
-        warnings += [*absent_classes(train, job.store.class_names, number, "training"), *train.notes]
-        settings = training
-        if tune and training.epochs:
-            tuned = tune_on(job.config, train, job.text, training)
-            settings, tuning[str(number)] = tuned.chosen, tuned.to_dict()
-        sizes, count, seconds, losses = sizes_of(train, job.text), len(train), [], []
-        for seed in range(seeds):
-            started = time.perf_counter()
-            heads[number, seed] = new_head(job.config, train, job.text, seed=seed)
-            loss = fit(heads[number, seed], train, settings, split=number, seed=seed, progress=curves)
-            losses.append(loss if training.epochs else None)
-            seconds.append(time.perf_counter() - started)
+    for train, rows in _rounds(job, splits, training, tune):
+        runs, settings, sizes, started = [], training, sizes_of(train, job.text), time.perf_counter()
+        for number, of_split in rows.items():
+            warnings += absent_classes(train.labels[of_split.to(train.device)], job.store, number, "training")
+            if tune and training.epochs:
+                tuned = tune_on(job.config, train, job.text, training)
+                settings, tuning[str(number)] = tuned.chosen, tuned.to_dict()
+            for seed in range(seeds):
+                untrained = new_head(job.config, train, job.text, seed=seed, rows=of_split)
+                runs.append(Run(untrained, of_split, number, seed))
+        warnings += train.notes
+        losses = fit_runs(runs, train, settings, curves, told=warnings.append)
+        seconds = (time.perf_counter() - started) / len(runs)
         del train
-        test = job.inputs(number, "test")
-        warnings += [*absent_classes(test, job.store.class_names, number, "test"), *test.notes]
-        for seed in range(seeds):
-            found = prediction_of(heads[number, seed], test, number, seed)
-            predictions.append(found)
-            scores.append(
-                score(
-                    found,
-                    train_videos=count,
-                    loss=losses[seed],
-                    train_seconds=seconds[seed],
-                    losses=curves.of(number, seed),
+        for number in rows:
+            test = job.inputs(number, "test")
+            warnings += [*absent_classes(test.labels, job.store, number, "test"), *test.notes]
+            for run, loss in zip(runs, losses, strict=True):
+                if run.split != number:
+                    continue
+                heads[number, run.seed] = run.head
+                predictions.append(prediction_of(run.head, test, number, run.seed))
+                scores.append(
+                    score(
+                        predictions[-1],
+                        train_videos=len(run.rows),
+                        loss=loss if training.epochs else None,
+                        train_seconds=seconds,
+                        losses=curves.of(number, run.seed),
+                    )
                 )
-            )
     result = make_result(
         job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
     )
     return write_run(directory, result, heads, predictions)
+
+
+def _rounds(
+    job: Job, splits: Sequence[int], training: TrainConfig, tune: bool
+) -> Iterator[tuple[Inputs, dict[int, Tensor]]]:
+    """Training videos, and by split which of them (rows, int64) are its own: those of all splits at once where their
+    heads are best trained together and all fit on the device, else split after split."""
+    every_frame = training.random_frames or tune
+    for split in splits:
+        inputs = job.inputs(split, "train", every_frame=every_frame)
+        if split == splits[0] and len(splits) > 1 and not tune and together_pays(inputs, training.batch_size):
+            del inputs
+            slots = {s: job.store.selected(s, "train") for s in splits}
+            every = job.inputs(None, None, every_frame=every_frame, slots=sorted(set().union(*slots.values())))
+            if not every.notes:
+                yield every, {s: torch.from_numpy(np.flatnonzero(np.isin(every.slots, slots[s]))) for s in splits}
+                return
+            del every
+            inputs = job.inputs(split, "train", every_frame=every_frame)
+        yield inputs, {split: torch.arange(len(inputs))}
 
 
 def evaluate_run(
@@ -183,7 +222,7 @@ def evaluate_run(
     for number in sorted({s.split for s in recorded.scores}):
         test = data.load_inputs(opened, selection, recorded.config, split=number, subset="test", device=where)
         check_sizes(recorded, test, opened)
-        warnings += [*absent_classes(test, opened.class_names, number, "test"), *test.notes]
+        warnings += [*absent_classes(test.labels, opened, number, "test"), *test.notes]
         for old in (s for s in recorded.scores if s.split == number):
             found = prediction_of(load_head(recorded, number, old.seed).to(where), test, number, old.seed)
             predictions.append(found)
@@ -231,7 +270,8 @@ def resolve_device(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:0, ...") from None
+        near = nearest(device, ("auto", "cpu", "cuda"))
+        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:0, ...{near}") from None
     one_of("device", kind, ("cpu", "cuda"))
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device is {device!r} and PyTorch sees no GPU here; use --device cpu")
@@ -267,8 +307,8 @@ def matching_selection(
     """What ``config`` reads in ``store``, as in the run: the same groups, or with ``allow_mismatch`` whatever it has.
     With ``other_videos`` the store is one of another dataset, so its numbers differ."""
     wanted = run.selection
-    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == "clip"]
-    if wanted.clip not in clips and not allow_mismatch:
+    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == wanted.encoder]
+    if wanted.clip is not None and wanted.clip not in clips and not allow_mismatch:
         raise StoreError(
             f"the run was trained on features of {wanted.clip} and {store.url} has {', '.join(clips) or 'none'}; "
             "evaluate on the store it was trained from, or train again",

@@ -4,7 +4,9 @@ Shapes: B videos, T frames, D joint width, C classes, L word positions, J body p
 gives them; every function normalises what it compares. Logits are cosines: a head multiplies them by its scale.
 Softmax over time runs in float32 whatever the inputs are.
 
-Sources: VCS and DP from BIKE (Wu et al., arXiv 2301.00182), P-VCS from ViLP (arXiv 2308.03908).
+Sources: VCS and DP from BIKE (Wu et al., arXiv 2301.00182), P-VCS from ViLP (arXiv 2308.03908). P-VCS on tokens and on
+body parts is this project's own; docs/method.md has the equations. Functions that take words raise ``UsageError`` where
+shapes do not agree or ``tau`` is not above 0.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, linear, one_hot
+from torch.nn.functional import linear, one_hot
 
+from pipeline.head.config import WORD_MODES
 from store.errors import UsageError, one_of
 from store.features import END, NAME
 
-WORD_MODES = ("name+eot", "name", "all")
 # Largest exponent kept for a token that does not take part yet: exp(60) is far from overflow in float32.
 _MAX_EXPONENT = 60.0
 _SMALLEST_NORM = 1e-12
@@ -150,6 +152,7 @@ def pvcs_published_logits(
 ) -> Tensor:
     """P-VCS as ViLP publishes it: VCS on frames gated by ``pose`` [B, T, D], the CLIP embedding of the heatmap image.
 
+    ``frames`` [B, T, D], ``words`` [C, L, D], ``classes`` [C, D], not normalised; ``tau`` > 0 and ``kappa`` >= 0.
     All word positions take part, as published. ``kappa`` = 0 makes the gate 1/2 everywhere, which is VCS at twice the
     temperature, halved. Returns float32 [B, C].
     """
@@ -160,7 +163,8 @@ def pvcs_published_logits(
 
 
 def gate(frame_units: Tensor, pose: Tensor, kappa: float = 1.0) -> Tensor:
-    """ViLP's gate: unit frames times ``sigmoid(kappa * unit(pose))``, not normalised again."""
+    """ViLP's gate (arXiv 2308.03908): unit frames [B, T, D] times ``sigmoid(kappa * unit(pose))``, pose [B, T, D]; not
+    normalised again."""
     return frame_units * torch.sigmoid(kappa * unit(pose))
 
 
@@ -190,7 +194,8 @@ def pvcs_joint_logits(
 ) -> Tensor:
     """P-VCS on body parts: the softmax runs over frames and over (frame, part) tokens, weights [1 ; beta q].
 
-    ``parts`` [B, T, J, D] are pooled tokens of each part, ``presence`` q [B, T, J]; ``beta`` >= 0, and 0 is VCS.
+    ``frames`` [B, T, D], ``words`` [C, L, D], ``classes`` [C, D] and masks are those of ``vcs_logits``; ``parts``
+    [B, T, J, D] are pooled tokens of each part, ``presence`` q [B, T, J] in [0, 1]; ``beta`` >= 0, and 0 is VCS.
     Returns float32 [B, C].
     """
     _check(frames, words, classes, tau)
@@ -213,18 +218,20 @@ def joint_tokens(
 
 
 def frame_mean_logits(frames: Tensor, classes: Tensor) -> Tensor:
-    """Mean of the frames as they are, then the cosine with each class (BIKE's dot product, "DP"): float32 [B, C]."""
+    """Mean of the frames [B, T, D] as they are, then the cosine with each class [C, D] (BIKE's dot product, "DP"):
+    float32 [B, C]."""
     return linear(unit(frames.float().mean(dim=1)), unit(classes))
 
 
 def inbatch_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """The published loss: KL to ``softmax(10 * same label)``, mean of the video-to-text and text-to-video directions.
 
-    ``logits`` [B, B] are scaled; column j is the class of video j. Returns a scalar (mean over the batch).
+    ``logits`` [B, B] are scaled; column j is the class of video j, whose number is ``labels[j]`` (int [B]). Returns a
+    float32 scalar: the mean over the batch.
     """
     targets = (10.0 * (labels[:, None] == labels[None, :]).float()).softmax(dim=1)
-    one_way = [kl_div(x.float().log_softmax(dim=1), targets, reduction="batchmean") for x in (logits, logits.T)]
-    return (one_way[0] + one_way[1]) / 2
+    one_way = [(targets * (targets.log() - x.float().log_softmax(dim=1))).sum() for x in (logits, logits.T)]
+    return (one_way[0] + one_way[1]) / (2 * len(labels))
 
 
 def _check(frames: Tensor, words: Tensor, classes: Tensor, tau: float) -> None:

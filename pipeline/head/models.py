@@ -20,6 +20,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 from pipeline.head.attention import AttentionPool
 from pipeline.head.config import HeadConfig, HeadSizes
 from pipeline.head.functional import WordBank, gate, joint_tokens, pvcs_tokens, spot, spot_weights, unit
+from pipeline.head.poseconv import PoseConvNet
 from pipeline.head.temporal import Blocks, TemporalTransformer
 
 MAX_SCALE = 100.0
@@ -95,6 +96,23 @@ class MeanHead(TextHead):
             weights = weights * frame_mask.unsqueeze(-1)
         mean = (weights * self.adapter(unit(frames))).sum(dim=1)
         return (self.log_scale.exp() * linear(unit(mean), self.class_units()),)
+
+
+class ProbeHead(Head):
+    """Mean of unit embeddings into a linear classifier: the baseline for an encoder that knows no words."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(sizes.dim)
+        self.classifier = nn.Linear(sizes.dim, sizes.classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        frames = unit(batch["frames"])
+        if frame_mask is not None:
+            frames = frames * frame_mask.unsqueeze(-1)
+        return (self.classifier(self.norm(frames.sum(dim=1))),)
 
 
 class SpottingHead(TextHead):
@@ -295,6 +313,20 @@ class PoseHead(Head):
         return (out if self.classes is None else out @ self.classes.T,)
 
 
+class PoseConvHead(Head):
+    """Keypoints as volumes of heatmaps, through a small 3D network: see ``pipeline.head.poseconv``."""
+
+    def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        self.net = PoseConvNet()
+        self.classifier = nn.Linear(self.net.width, sizes.classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        return (self.classifier(self.net(batch["skeleton"].float(), step_mask)),)
+
+
 class SumHead(Head):
     """Several streams, logits added: late fusion. The logits of each follow, for auxiliary losses."""
 
@@ -325,6 +357,7 @@ MODULES: dict[str, Callable[[HeadConfig, HeadSizes], Head]] = {
     "pvcs-joint": JointPoseHead,
     "attn": AttentionHead,
     "pose": PoseHead,
+    "poseconv": PoseConvHead,
 }
 
 
@@ -349,7 +382,8 @@ def _streams(config: HeadConfig, sizes: HeadSizes) -> dict[str, Head]:
         else:
             streams["pose"] = PoseHead(config, sizes, with_text="T" in modalities)
     else:
-        streams[config.base] = MODULES[config.base](config, sizes)
+        probes = config.base == "mean" and config.encoder == "video"
+        streams[config.base] = (ProbeHead if probes else MODULES[config.base])(config, sizes)
     if config.late_pose:
         streams.setdefault("pose", PoseHead(config, sizes))
     return streams

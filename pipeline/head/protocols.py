@@ -29,9 +29,9 @@ from pipeline.head.models import Head, TextHead, text_parts
 from pipeline.head.plausible import too_good
 from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment
 from pipeline.head.results import Prediction, RunResult, SplitSummary, summarise
-from pipeline.head.selection import coverage, load_text, open_store, random_weights
-from pipeline.head.text import TextSide, text_side
-from pipeline.head.train import Progress, TrainConfig, fit, new_head
+from pipeline.head.selection import coverage, encoder_record, load_side, open_store, random_weights
+from pipeline.head.text import TextSide
+from pipeline.head.train import Progress, Run, TrainConfig, fit_runs, new_head
 from store.errors import UsageError
 from store.reader import FeatureStore
 
@@ -103,7 +103,7 @@ def zero_shot(
     other = opened.class_names != recorded.class_names
     config = recorded.config.text_stream if other else recorded.config
     selection = matching_selection(recorded, opened, config, allow_mismatch, views=views, other_videos=other)
-    side = text_side(load_text(opened, selection), config.word_mode)
+    side = load_side(opened, selection, config)
     job = Job(opened, config, selection, side, resolve_device(device))
     return _zero_shot(job, recorded if other else None, recorded)
 
@@ -138,7 +138,7 @@ def _zero_shot(job: Job, trained: RunResult | None, run: RunResult | None) -> Ze
     complete, notes = completeness(store, counted)
     if random_weights(store, job.selection):
         notes.append(RANDOM_WEIGHTS)
-    record = store.group("clip", job.selection.clip).modality.record
+    record = encoder_record(store, job.selection)
     if splits:
         chance = 1 / len(store.class_names)
         notes += too_good(store.dataset_name, record, splits, chance=chance, trained=False)
@@ -222,8 +222,16 @@ def few_shot(
 ) -> FewShotResult:
     """Train the head of a run again on a few videos a class, and test it on the same test sets.
 
+    run       directory of a training run, or its record
+    shots     training videos a class, each 1 or more; a class that has fewer gives all
+    device    ``auto`` takes a GPU if there is one
+    progress  called after each epoch
+
     Everything else is the run's: settings, splits and seeds, which also draw the videos. Epochs are raised so that the
     number of steps stays what it was.
+
+    Raises ``UsageError`` for other numbers and for a zero-shot run, ``MissingError`` where run or store are gone,
+    ``StoreError`` (``store-mismatch``) where the store holds other features than those of the run.
     """
     if not shots or min(shots) < 1:
         raise UsageError(
@@ -234,7 +242,7 @@ def few_shot(
         raise UsageError(f"the run in {recorded.directory} is zero-shot; few-shot needs one with --epochs 1 or more")
     store = open_store(recorded.selection.store)
     selection = matching_selection(recorded, store, recorded.config, False)
-    text = text_side(load_text(store, selection), recorded.config.word_mode)
+    text = load_side(store, selection, recorded.config)
     job = Job(store, recorded.config, selection, text, resolve_device(device))
     predictions: dict[int, list[Prediction]] = {count: [] for count in shots}
     sizes: dict[int, list[int]] = {count: [] for count in shots}
@@ -247,17 +255,22 @@ def few_shot(
             warnings.append(
                 f"split {split}: {small} classes have fewer than {max(shots)} training videos; all are used"
             )
-        heads = {}
+        trained: list[tuple[int, Run]] = []
         for count in shots:
+            runs = []
             for seed in sorted({score.seed for score in recorded.scores}):
-                few = train.rows(few_rows(train, count, seed))
-                heads[count, seed] = _trained(job, few, recorded.training, len(train), split, seed, progress)
-                sizes[count].append(len(few))
+                picked = few_rows(train, count, seed)
+                runs.append(Run(new_head(job.config, train, job.text, seed=seed, rows=picked), picked, split, seed))
+            sizes[count] += [len(one.rows) for one in runs]
+            steps = [math.ceil(n / recorded.training.batch_size) for n in (len(train), len(runs[0].rows))]
+            settings = replace(recorded.training, epochs=math.ceil(recorded.training.epochs * steps[0] / steps[1]))
+            fit_runs(runs, train, settings, progress)
+            trained += [(count, one) for one in runs]
         del train
         test = job.inputs(split, "test")
-        warnings += absent_classes(test, store.class_names, split, "test")
-        for (count, seed), head in heads.items():
-            predictions[count].append(prediction_of(head, test, split, seed))
+        warnings += absent_classes(test.labels, store, split, "test")
+        for count, one in trained:
+            predictions[count].append(prediction_of(one.head, test, split, one.seed))
     rows = []
     for count in shots:
         splits = summarise(predictions[count])
@@ -281,13 +294,3 @@ def few_rows(train: Inputs, count: int, seed: int) -> torch.Tensor:
     labels = train.labels.cpu().numpy()[order]
     picked = [order[np.flatnonzero(labels == label)[:count]] for label in np.unique(labels)]
     return torch.from_numpy(np.sort(np.concatenate(picked)))
-
-
-def _trained(
-    job: Job, few: Inputs, training: TrainConfig, all_videos: int, split: int, seed: int, progress: Progress | None
-) -> Head:
-    steps = [math.ceil(videos / training.batch_size) for videos in (all_videos, len(few))]
-    settings = replace(training, epochs=math.ceil(training.epochs * steps[0] / steps[1]))
-    head = new_head(job.config, few, job.text, seed=seed)
-    fit(head, few, settings, split=split, seed=seed, progress=progress)
-    return head

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.head import selection as selections
 from pipeline.head.config import HeadConfig, HeadSizes
-from pipeline.head.data import Inputs
 from pipeline.head.plausible import too_good
 from pipeline.head.results import Prediction, RunResult, Score, mean_interval, summarise
 from pipeline.head.selection import Selection
@@ -20,6 +20,7 @@ from store.errors import StoreError
 from store.reader import FeatureStore
 
 RANDOM_WEIGHTS = "the CLIP model has random weights: its words mean nothing, so its frame weights do not either"
+RANDOM_VIDEO = "the video model has random weights: its figures show that the path works, not what it can do"
 
 
 def make_result(
@@ -50,12 +51,12 @@ def make_result(
                 kind="store-mismatch",
             )
     summaries = summarise(predictions)
-    record = store.group("clip", selection.clip).modality.record
+    record = selections.encoder_record(store, selection)
     trained = training.epochs > 0
     complete, notes = completeness(store, coverage)
     notes = [*warnings, *notes]
     if selections.random_weights(store, selection):
-        notes.append(RANDOM_WEIGHTS)
+        notes.append(RANDOM_VIDEO if config.encoder == "video" else RANDOM_WEIGHTS)
     notes += too_good(store.dataset_name, record, summaries, chance=1 / len(store.class_names), trained=trained)
     return RunResult(
         config=config,
@@ -89,9 +90,11 @@ def completeness(
     ]
 
 
-def absent_classes(inputs: Inputs, class_names: Sequence[str], split: int, subset: str) -> list[str]:
-    """A line about classes of which a subset of a split has no video with features: ``subset`` is training or test."""
-    counts = np.bincount(inputs.labels.cpu().numpy(), minlength=len(class_names))
+def absent_classes(labels: Tensor, store: FeatureStore, split: int, subset: str) -> list[str]:
+    """A line about classes of which a subset of a split has no video with features, as its ``labels`` int64 [N] say:
+    ``subset`` is training or test."""
+    class_names = store.class_names
+    counts = np.bincount(labels.cpu().numpy(), minlength=len(class_names))
     absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
     if not absent:
         return []

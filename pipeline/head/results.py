@@ -113,7 +113,7 @@ class RunResult:
         cells = [
             self.selection.dataset + ("" if self.complete else " (incomplete)"),
             self.config.head + ("" if self.config.modalities == "V+P+T" else f" {self.config.modalities}"),
-            self.selection.clip,
+            self.selection.clip or "",
             self.selection.pose or "",
             str(self.selection.frames),
             ", ".join(f"{s.top1:.1%}" for s in self.summaries),

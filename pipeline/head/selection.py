@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.head.config import HeadConfig
+from pipeline.head.text import TextSide, no_text, text_side
+from stages.clip.config import DEFAULT_TOKENS
 from store.errors import MissingError, StoreError, UsageError, one_of
-from store.features import TextSet
 from store.groups import Group, find_group
 from store.printable import command
 from store.reader import FeatureStore
@@ -45,16 +46,31 @@ SKELETON_VIEWS = ("center", "flip")
 
 @dataclass(frozen=True)
 class Selection:
-    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers."""
+    """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers.
+
+    ``clip`` is the group of the image encoder, or of the video model where ``encoder`` says so; T' is then K. It is
+    None where the head reads skeletons alone and the store has no CLIP.
+    """
 
     store: str
     dataset: str
-    clip: str
+    clip: str | None
     pose: str | None
     frames: int
     views: tuple[str, ...]
     fingerprint: str
     text: str | None = None
+    encoder: str = "clip"
+
+    @property
+    def encoder_id(self) -> dict[str, Any]:
+        """The group of the encoder, as the argument of a ``FeatureStore``'s methods."""
+        return {self.encoder: self.clip}
+
+    @property
+    def clip_id(self) -> str | None:
+        """The CLIP group; None where a video model takes its place."""
+        return self.clip if self.encoder == "clip" else None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "views": list(self.views)}
@@ -83,39 +99,66 @@ def select(
     Raises ``MissingError`` where the store lacks a modality, with the command that adds it, and ``UsageError`` where T'
     exceeds what is stored or a view is not stored.
     """
-    clip_group = store.group("clip", clip)
-    for name in config.inputs:
+    encoder = None
+    if clip is not None or needs_encoder(config) or any(g.modality.kind == "clip" for g in store.groups.values()):
+        encoder = store.group(config.encoder, clip)
+    for name in config.inputs if config.encoder == "clip" else ():
         array = config.tokens if name == "tokens" else CLIP_ARRAYS.get(name)
-        if array and array not in clip_group.modality.arrays:
+        if encoder and array and array not in encoder.modality.arrays:
+            tokens = ",".join(dict.fromkeys((*DEFAULT_TOKENS, array)))
             raise MissingError(
-                f"head {config.head!r} reads {array!r} tokens and {clip_group.modality.id} has none; add them with: "
-                + command("extract", "--store", store.url, "--modality", "clip", "--tokens", "value,penult"),
+                f"head {config.head!r} reads {array!r} tokens and {encoder.modality.id} has none; add them with: "
+                + command("extract", "--store", store.url, "--modality", "clip", "--tokens", tokens),
                 kind="missing-modality",
             )
-    stored = stored_frames(clip_group)
+    stored = stored_frames(encoder) if encoder else frames
+    if config.encoder == "video":
+        frames = stored
     if not 1 <= frames <= stored:
         raise UsageError(f"frames is {frames}; allowed: 1 to {stored}, the number that {store.url} holds a video")
-    there = SKELETON_VIEWS if config.inputs == ("skeleton",) else tuple(clip_group.modality.record["views"])
+    there = SKELETON_VIEWS
+    if encoder and config.inputs != ("skeleton",):
+        there = tuple(encoder.modality.record["views"])
     for view in views or ():
         one_of("views", view, there)
     pose_group = _pose_group(store, config, pose)
     pose_id = pose_group.modality.id if pose_group else None
-    texts = find_group(store.groups, "text", text, parent=clip_group.path) if text is not None else None
+    texts = find_group(store.groups, "text", text, parent=encoder.path) if encoder and text is not None else None
+    selected = {config.encoder: encoder.modality.id if encoder else None}
     return Selection(
         store=store.url,
         dataset=store.dataset_name,
-        clip=clip_group.modality.id,
+        clip=selected[config.encoder],
         pose=pose_id,
         frames=frames,
         views=tuple(views or there),
-        fingerprint=store.fingerprint(clip=clip_group.modality.id, pose=pose_id),
+        fingerprint=store.fingerprint(pose=pose_id, **selected),
         text=texts.modality.id if texts else None,
+        encoder=config.encoder,
     )
 
 
-def stored_frames(clip_group: Group) -> int:
-    """T, the frames a video that a CLIP group holds."""
-    cls = clip_group.modality.arrays["cls"]
+def needs_encoder(config: HeadConfig) -> bool:
+    """Whether a head reads more than skeletons: frames, tokens, clips or class names."""
+    return config.reads_text or config.inputs != ("skeleton",)
+
+
+def encoder_group(store: FeatureStore, selection: Selection) -> Group | None:
+    """The group of the encoder, of CLIP or a video model; None where a head does without."""
+    return None if selection.clip is None else store.group(selection.encoder, selection.clip)
+
+
+def encoder_record(store: FeatureStore, selection: Selection) -> Mapping[str, Any]:
+    """What the encoder's group says of itself, whatever there is of it."""
+    encoder = encoder_group(store, selection)
+    return {"weights": {}} if encoder is None else encoder.modality.record
+
+
+def stored_frames(encoder: Group) -> int:
+    """T, the frames a video that a CLIP group holds, or K, the clips of a video model."""
+    if encoder.modality.kind == "video":
+        return encoder.modality.arrays["video_embedding"].shape[0]
+    cls = encoder.modality.arrays["cls"]
     return cls.shape[cls.dims.index("frame")]
 
 
@@ -147,13 +190,16 @@ def _pose_arrays(group: Group) -> tuple[str, ...]:
     return tuple(group.modality.arrays) if group.modality.kind == "pose" else ()
 
 
-def load_text(store: FeatureStore, selection: Selection) -> TextSet:
-    return store.text(clip=selection.clip, text=selection.text)
+def load_side(store: FeatureStore, selection: Selection, config: HeadConfig) -> TextSide:
+    """The text side of a head; one without words where its encoder is a video model or there is none."""
+    if config.encoder == "video" or selection.clip is None:
+        return no_text(len(store.class_names))
+    return text_side(store.text(clip=selection.clip, text=selection.text), config.word_mode)
 
 
 def selected_groups(store: FeatureStore, selection: Selection) -> list[Group]:
-    groups = [store.group("clip", selection.clip)]
-    return groups if selection.pose is None else [*groups, store.group("pose", selection.pose)]
+    """The groups that a head reads."""
+    return store.chosen_groups(pose=selection.pose, **selection.encoder_id)
 
 
 def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
@@ -167,7 +213,7 @@ def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str,
     Missing are those that are not on the disk and those that are not extracted yet. Raises ``StoreError``
     where a split of an official dataset has more videos than it is defined with.
     """
-    summary = store.summary(split, clip=selection.clip, pose=selection.pose)
+    summary = store.summary(split, pose=selection.pose, **selection.encoder_id)
     official = OFFICIAL_SPLITS.get(store.dataset_name)
     result = {}
     for position, subset in enumerate(("train", "test")):
@@ -195,8 +241,8 @@ def not_on_disk(store: FeatureStore) -> int:
 
 
 def random_weights(store: FeatureStore, selection: Selection) -> bool:
-    """Whether the CLIP model of the features was never trained."""
-    return "seed" in store.group("clip", selection.clip).modality.record["weights"]
+    """Whether the model of the features was never trained."""
+    return "seed" in encoder_record(store, selection)["weights"]
 
 
 def default_run_directory(store: FeatureStore, head: str) -> Path:

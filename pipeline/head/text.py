@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pipeline.head.functional import WordBank, unit, word_bank, word_mask
@@ -16,6 +17,12 @@ class TextSide(NamedTuple):
     bank: WordBank
     classes: Tensor
     scale: float
+
+
+def no_text(num_classes: int) -> TextSide:
+    """Classes without words, for heads that compare with none."""
+    empty = torch.zeros(num_classes, 0)
+    return TextSide(WordBank(torch.zeros(0, 0), torch.zeros(0, num_classes)), empty, 1.0)
 
 
 def text_side(text: TextSet, word_mode: str = "name+eot") -> TextSide:

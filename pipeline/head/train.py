@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.head.config import HeadConfig, HeadSizes
-from pipeline.head.data import Batches, Inputs
+from pipeline.head.data import Batches, Inputs, does_not_fit
 from pipeline.head.functional import inbatch_loss
 from pipeline.head.models import Head, build_head, pool_part, text_parts
+from pipeline.head.stack import Stack, together_pays
 from pipeline.head.text import TextSide
 from store.errors import UsageError, one_of
 
@@ -79,7 +80,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a progress callback is told after each epoch (``epoch`` counts from 1)."""
+    """What a progress callback is told after each epoch (``epoch`` counts from 1) of each of the ``runs`` that are
+    trained together."""
 
     split: int
     seed: int
@@ -87,6 +89,7 @@ class EpochReport:
     epochs: int
     loss: float
     seconds: float
+    runs: int = 1
 
 
 Progress = Callable[[EpochReport], None]
@@ -97,15 +100,15 @@ class LossCurves:
 
     def __init__(self, then: Progress | None) -> None:
         self._then = then
-        self._losses: dict[tuple[int, int], list[float]] = {}
+        self._losses: dict[tuple[int, int], dict[int, float]] = {}
 
     def __call__(self, epoch: EpochReport) -> None:
-        self._losses.setdefault((epoch.split, epoch.seed), []).append(epoch.loss)
+        self._losses.setdefault((epoch.split, epoch.seed), {})[epoch.epoch] = epoch.loss
         if self._then is not None:
             self._then(epoch)
 
     def of(self, split: int, seed: int) -> tuple[float, ...]:
-        return tuple(self._losses.get((split, seed), ()))
+        return tuple(self._losses.get((split, seed), {}).values())
 
 
 def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
@@ -115,7 +118,7 @@ def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
     return HeadSizes(
         classes=len(text.classes),
         frames=inputs.num_frames,
-        dim=text.classes.shape[1],
+        dim=shapes["frames"][-1] if "frames" in shapes else text.classes.shape[1],
         words=len(text.bank.units),
         width=tokens[-1] if tokens else 0,
         grid=tokens[3] if tokens else 0,
@@ -124,13 +127,14 @@ def sizes_of(inputs: Inputs, text: TextSide) -> HeadSizes:
     )
 
 
-def new_head(config: HeadConfig, inputs: Inputs, text: TextSide, *, seed: int = 0) -> Head:
-    """An untrained head for ``inputs``, zero-shot where it reads text. Statistics of tokens come from ``inputs``."""
+def new_head(config: HeadConfig, inputs: Inputs, text: TextSide, *, seed: int = 0, rows: Tensor | None = None) -> Head:
+    """An untrained head for ``inputs``, zero-shot where it reads text. Statistics of tokens come from ``inputs``, or
+    from its ``rows`` alone, int64 [M]."""
     head = build_head(config, sizes_of(inputs, text), seed=seed)
     set_text(head, text)
     pool = pool_part(head)
     if pool is not None:
-        pool.set_statistics(*channel_statistics(inputs.tensors["tokens"]))
+        pool.set_statistics(*channel_statistics(inputs.tensors["tokens"], rows))
     return head.to(inputs.device)
 
 
@@ -140,12 +144,13 @@ def set_text(head: nn.Module, text: TextSide) -> None:
         part.set_text(text.bank, text.classes, text.scale)
 
 
-def channel_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
+def channel_statistics(tokens: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [W] over all but the last axis, of about a thousand evenly spaced videos.
 
     With hundreds of tokens each they fix both to well under a percent; more would only take longer.
     """
-    tokens = tokens[:: max(1, len(tokens) // 1024)]
+    rows = torch.arange(len(tokens)) if rows is None else rows
+    tokens = tokens[rows[:: max(1, len(rows) // 1024)].to(tokens.device)]
     width = tokens.shape[-1]
     total = torch.zeros(width, dtype=torch.float64, device=tokens.device)
     squares = torch.zeros_like(total)
@@ -156,6 +161,15 @@ def channel_statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
         squares += rows.square().sum(dim=0)
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+
+
+class Run(NamedTuple):
+    """One head to train: on which videos (``rows`` int64 [M] of the inputs), as the seed of which split."""
+
+    head: Head
+    rows: Tensor
+    split: int = 1
+    seed: int = 0
 
 
 def fit(
@@ -172,57 +186,167 @@ def fit(
     The order of videos, their views and frames and all drop-out come from ``seed``: the same seed gives the same
     weights to the bit on the same machine with the same number of threads.
     """
-    if config.epochs == 0:
-        return float("nan")
-    generator = torch.Generator().manual_seed(seed)
-    parameters: list[Tensor] = list(head.parameters())
-    untrained = [p.detach().clone() for p in parameters]
-    average = [p.clone() for p in untrained]
-    optimizer = _optimizer(head, config)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    batches = Batches(inputs)
-    labels = inputs.labels.cpu()
-    steps = math.ceil(len(inputs) / config.batch_size)
-    head.train()
-    started, step, loss_sum = time.perf_counter(), 0, 0.0
-    with deterministic(inputs.device):
-        for epoch in range(1, config.epochs + 1):
-            losses = []
-            for rows in torch.randperm(len(inputs), generator=generator).split(config.batch_size):
-                rate = 0.5 * (1 + math.cos(math.pi * step / (steps * config.epochs)))
-                for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-                    group["lr"] = base * rate
-                views = torch.randint(inputs.views, rows.shape, generator=generator)
-                targets = labels[rows]
-                if inputs.flips is not None:
-                    views, targets = inputs.flips.train(views, targets)
-                frames = inputs.segments(len(rows), generator if config.random_frames else None)
-                batch = batches.take(rows, views, frames)
-                masks = dropout_masks(batch, config, generator, inputs.device)
-                logits = head(batch, **masks)
-                loss = _loss(logits, targets.to(inputs.device), config)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                head.constrain()
-                step += 1
-                decay = min(config.ema, step / (step + 9))
-                with torch.no_grad():
-                    torch._foreach_lerp_(average, parameters, 1 - decay)
-                losses.append(loss.detach())
-            loss_sum = float(torch.stack(losses).mean())
-            if not math.isfinite(loss_sum):
+    return fit_together([Run(head, torch.arange(len(inputs)), split, seed)], inputs, config, progress)[0]
+
+
+def fit_runs(
+    runs: Sequence[Run],
+    inputs: Inputs,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    *,
+    told: Callable[[str], None] = lambda line: None,
+) -> list[float]:
+    """``fit`` for several runs, in one program where that pays, of as many of them as fit into memory.
+
+    Where not even one does, the features leave the device for good, and ``told`` hears of it. Raises ``UsageError``
+    where that is not enough.
+    """
+    size, streamed = len(runs) if together_pays(inputs, config.batch_size) else 1, False
+    losses: list[float] = []
+    while len(losses) < len(runs):
+        try:
+            losses += fit_together(runs[len(losses) : len(losses) + size], inputs, config, progress)
+        except torch.OutOfMemoryError:
+            if size > 1:
+                size = math.ceil(size / 2)
+            elif not streamed:
+                streamed = True
+                told(does_not_fit(inputs.tensors, str(inputs.device)))
+                inputs.leave_device()
+            else:
                 raise UsageError(
-                    f"training diverged in epoch {epoch}: the loss is {loss_sum}; use a learning_rate below "
-                    f"{config.learning_rate}"
-                )
-            if progress is not None:
-                seconds = time.perf_counter() - started
-                progress(EpochReport(split, seed, epoch, config.epochs, loss_sum, seconds))
+                    f"a batch of {config.batch_size} videos does not fit into the memory of {inputs.device}; use a "
+                    "smaller --batch-size or fewer --frames"
+                ) from None
+    return losses
+
+
+def fit_together(
+    runs: Sequence[Run], inputs: Inputs, config: TrainConfig, progress: Progress | None = None
+) -> list[float]:
+    """``fit`` for several runs in one program: their losses. Each comes out as if it were trained alone, up to the
+    rounding of float32. The heads stay as they are until the last step is done."""
+    if config.epochs == 0:
+        return [float("nan")] * len(runs)
+    stack = Stack([run.head.train() for run in runs])
+    untrained = [p.detach().clone() for p in stack.parameters]
+    average = [p.clone() for p in untrained]
+    optimizer = _optimizer(stack.parameters, config)
+    batches, labels = Batches(inputs), inputs.labels.cpu()
+    courses = [Course(run, inputs, labels, config) for run in runs]
+    started = time.perf_counter()
+    with deterministic(inputs.device):
+        for step in range(max(course.total for course in courses)):
+            running = [number for number, course in enumerate(courses) if step < course.total]
+            drawn = {number: courses[number].draw() for number in running}
+            optimizer.zero_grad(set_to_none=True)
+            # One product needs batches of one length; the last ones of an epoch differ where the splits' sizes do.
+            for length in sorted({len(found.rows) for found in drawn.values()}):
+                equal = [number for number in running if len(drawn[number].rows) == length]
+                losses = _losses(stack, batches, courses, {number: drawn[number] for number in equal}, config)
+                losses.sum().backward()
+                for number, loss in zip(equal, losses.detach(), strict=True):
+                    courses[number].losses.append(loss)
+            _step(optimizer, stack, [course.rate if step < course.total else 0.0 for course in courses])
+            decay = min(config.ema, (step + 1) / (step + 10))
+            stack.move(average, stack.parameters, [float(step < course.total) * (1 - decay) for course in courses])
+            for number in running:
+                courses[number].end_of_step(progress, time.perf_counter() - started, len(runs))
     with torch.no_grad():
         torch._foreach_lerp_(untrained, average, config.interpolation)
-        torch._foreach_copy_(parameters, untrained)
-    return loss_sum
+    stack.give_back(untrained)
+    return [course.loss for course in courses]
+
+
+class Draw(NamedTuple):
+    """What a run sees in one step: videos, their views, T' frames of each (None: all) and labels, int64 [B, ...]."""
+
+    rows: Tensor
+    views: Tensor
+    frames: Tensor | None
+    targets: Tensor
+
+
+class Course:
+    """The way of one run through its training: all that is random in it, how fast it learns, and how it went."""
+
+    def __init__(self, run: Run, inputs: Inputs, labels: Tensor, config: TrainConfig) -> None:
+        self._run, self._inputs, self._labels, self._config = run, inputs, labels, config
+        self._generator = torch.Generator().manual_seed(run.seed)
+        self._steps = math.ceil(len(run.rows) / config.batch_size)
+        self._step = 0
+        self._order: tuple[Tensor, ...] = ()
+        self.total = self._steps * config.epochs
+        self.losses: list[Tensor] = []
+        self.loss = float("nan")
+
+    @property
+    def rate(self) -> float:
+        """Share of the learning rate in this step: a cosine from 1 to 0."""
+        return 0.5 * (1 + math.cos(math.pi * self._step / self.total))
+
+    def draw(self) -> Draw:
+        if self._step % self._steps == 0:
+            order = torch.randperm(len(self._run.rows), generator=self._generator)
+            self._order = self._run.rows[order].split(self._config.batch_size)
+        rows = self._order[self._step % self._steps]
+        views = torch.randint(self._inputs.views, rows.shape, generator=self._generator)
+        targets = self._labels[rows]
+        if self._inputs.flips is not None:
+            views, targets = self._inputs.flips.train(views, targets)
+        frames = self._inputs.segments(len(rows), self._generator if self._config.random_frames else None)
+        return Draw(rows, views, frames, targets)
+
+    def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dropout_masks(batch, self._config, self._generator, self._inputs.device)
+
+    def end_of_step(self, progress: Progress | None, seconds: float, runs: int) -> None:
+        """Count the step. After the last one of an epoch look at its loss and tell of it."""
+        self._step += 1
+        if self._step % self._steps:
+            return
+        epoch = self._step // self._steps
+        self.loss = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        if not math.isfinite(self.loss):
+            raise UsageError(
+                f"training diverged in epoch {epoch}: the loss is {self.loss}; use a learning_rate below "
+                f"{self._config.learning_rate}"
+            )
+        if progress is not None:
+            split, seed = self._run.split, self._run.seed
+            progress(EpochReport(split, seed, epoch, self._config.epochs, self.loss, seconds, runs))
+
+
+def _losses(
+    stack: Stack, batches: Batches, courses: Sequence[Course], drawn: Mapping[int, Draw], config: TrainConfig
+) -> Tensor:
+    """The loss of each run that drew, float32 [R]; their batches are of one length."""
+    draws = list(drawn.values())
+    frames = [draw.frames for draw in draws if draw.frames is not None]
+    rows, views = (torch.cat(parts) for parts in zip(*((draw.rows, draw.views) for draw in draws), strict=True))
+    taken = batches.take(rows, views, torch.cat(frames) if frames else None)
+    batch = {name: tensor.unflatten(0, (len(draws), -1)) for name, tensor in taken.items()}
+    masks = [courses[run].masks({n: tensor[i] for n, tensor in batch.items()}) for i, run in enumerate(drawn)]
+    together = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
+    targets = torch.stack([draw.targets for draw in draws]).to(batches.device)
+
+    def loss(logits: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        return _loss(logits, labels, config)
+
+    return stack.losses(list(drawn), batch, together, targets, loss)
+
+
+def _step(optimizer: torch.optim.Optimizer, stack: Stack, rates: Sequence[float]) -> None:
+    """A step of each run at its own share of the learning rate, and back into the ranges of the parameters."""
+    before = [p.detach().clone() for p in stack.parameters]
+    optimizer.step()
+    # A step of AdamW is proportional to the learning rate, weight decay included: a part of the way is a lower rate.
+    stack.move(before, stack.parameters, rates)
+    with torch.no_grad():
+        torch._foreach_copy_(stack.parameters, before)
+    stack.constrain()
 
 
 def dropout_masks(
@@ -256,10 +380,11 @@ def _loss(logits: tuple[Tensor, ...], labels: Tensor, config: TrainConfig) -> Te
     return losses[0] + config.auxiliary * sum(losses[1:], start=torch.zeros_like(losses[0]))
 
 
-def _optimizer(head: Head, config: TrainConfig) -> torch.optim.AdamW:
-    by_rank: dict[int, list[nn.Parameter]] = {0: [], 1: [], 2: []}
-    for parameter in head.parameters():
-        by_rank[min(parameter.ndim, 2)].append(parameter)
+def _optimizer(parameters: Sequence[Tensor], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW on parameters with a run axis in front."""
+    by_rank: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
+    for parameter in parameters:
+        by_rank[min(parameter.ndim - 1, 2)].append(parameter)
     scalar_rate = config.learning_rate * config.scalar_boost
     groups: list[dict[str, Any]] = [
         {"params": by_rank[0], "lr": scalar_rate, "weight_decay": 0.0},

@@ -13,6 +13,8 @@ from pipeline.report.markup import Markup, el
 LINES = ("#2f5fc4", "#c2571a", "#2b8a4b", "#8a3fa8", "#b0314f", "#4a6572")
 # From this many classes on, names beside the matrix would be too small to read; hovering tells them.
 MOST_NAMED = 40
+# So many epochs have a mark each.
+FEW_EPOCHS = 12
 
 
 def intervals(summaries: Sequence[SplitSummary], chance: float) -> Markup:
@@ -62,7 +64,8 @@ def curves(scores: Sequence[Score]) -> Markup:
         loss = low + span * step / 4
         parts.append(line(left, y(loss), width - right, y(loss), cls="grid"))
         parts.append(label(f"{loss:.2f}", left - 6, y(loss) + 4, anchor="end"))
-    ticks = sorted({1, longest, *(round(longest * share) for share in (0.25, 0.5, 0.75))} - {0})
+    quarters = (round(longest * share) for share in (0.25, 0.5, 0.75))
+    ticks = range(1, longest + 1) if longest <= FEW_EPOCHS else sorted({1, longest, *quarters})
     parts += [label(str(epoch), x(epoch), height - 32, anchor="middle") for epoch in ticks]
     parts.append(label("epoch", (left + width - right) / 2, height - 8, anchor="middle"))
     splits = sorted({score.split for score in losses})
@@ -78,7 +81,7 @@ def curve_legend(scores: Sequence[Score]) -> Markup:
     """Which colour is which split."""
     splits = sorted({score.split for score in scores if score.losses})
     seeds = len({score.seed for score in scores})
-    each = f"{seeds} seeds each" if seeds > 1 else None
+    each = el("span", f"{seeds} seeds each") if seeds > 1 else None
     marks = [
         el("span", el("i", style=f"background:{LINES[n % len(LINES)]}"), f"split {split}")
         for n, split in enumerate(splits)

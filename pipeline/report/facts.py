@@ -145,6 +145,8 @@ def _examples(
 ) -> list[Example]:
     """Test videos of the first split that its first seed is surest about: right ones, then wrong ones, each of another
     class as far as that goes."""
+    if run.selection.clip_id is None:
+        return []  # the pictures are of the frames that CLIP saw
     first = predictions[0]
     scores = np.exp(first.scores - first.scores.max(axis=1, keepdims=True))
     scores /= scores.sum(axis=1, keepdims=True)
@@ -215,10 +217,10 @@ def provenance(facts: Facts) -> list[tuple[str, list[tuple[str, Any]]]]:
         ("Files of the run (SHA-256)", list(run.files.items())),
     ]
     if store is not None:
-        for kind, name in (("clip", selection.clip), ("pose", selection.pose)):
+        for kind, name in ((selection.encoder, selection.clip), ("pose", selection.pose)):
             if name is not None and name in {group.modality.id for group in store.groups.values()}:
                 group = store.group(kind, name)
-                title = {"clip": "CLIP features", "pose": "Poses"}[kind]
+                title = {"clip": "CLIP features", "video": "Features of the video model", "pose": "Poses"}[kind]
                 sections.append((title, [*_flat(group.modality.record), *_flat(group.environment)]))
     return sections
 

@@ -42,9 +42,10 @@ def subtitle(facts: Facts) -> str:
     run = facts.run
     pose = f", poses {run.selection.pose}" if run.selection.pose else ""
     seeds = len({score.seed for score in run.scores})
+    encoder, shown = {"clip": ("CLIP", "frames"), "video": ("video model", "clips")}[run.selection.encoder]
     return (
-        f"{run.config.head} on {run.selection.dataset}, {len(run.class_names)} classes; CLIP {run.selection.clip}"
-        f"{pose}; {run.selection.frames} frames a video, {seeds} seed{'s' if seeds > 1 else ''}"
+        f"{run.config.head} on {run.selection.dataset}, {len(run.class_names)} classes; {encoder} {run.selection.clip}"
+        f"{pose}; {run.selection.frames} {shown} a video, {seeds} seed{'s' if seeds > 1 else ''}"
     )
 
 
@@ -203,7 +204,14 @@ def article(example: Example) -> Markup:
         if example.right
         else ["is ", el("b", example.truth), ", taken for ", el("b", example.predicted)]
     )
-    line = el("p", example.video_id, " ", said, f" ({example.score:.0%})", cls="right" if example.right else "wrong")
+    line = el(
+        "p",
+        el("bdi", example.video_id),
+        " ",
+        said,
+        f" ({example.score:.0%})",
+        cls="right" if example.right else "wrong",
+    )
     source = "data:image/jpeg;base64," + base64.b64encode(example.picture).decode()
     picture = el("img", src=source, alt=f"Frames of {example.video_id}", style=f"--width:{example.width}px")
     note = el("p", example.note, cls="lead") if example.note else None
@@ -238,12 +246,15 @@ def detection(facts: Facts) -> Markup | None:
 def quarantine(facts: Facts) -> Markup | None:
     if facts.store is None:
         return None
-    rows = [[row["video_id"], row["kind"], row["message"], row["group"]] for row in facts.quarantine]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in facts.quarantine:
+        groups.setdefault((row["video_id"], row["kind"], row["message"]), []).append(row["group"])
+    rows = [[*what, ", ".join(found)] for what, found in groups.items()]
     if not rows:
         return section("Quarantine", "No video of the store is quarantined.")
     more = f" The first {MOST_ROWS} are shown." if len(rows) > MOST_ROWS else ""
-    lead = f"{len(rows):,} entries: these videos have no features in the group that is named, and why.{more}"
-    listed = table(["video", "kind", "what happened", "group"], rows[:MOST_ROWS], numbers=0)
+    lead = f"What has no features, in which groups, and why; {len(rows):,} in all.{more}"
+    listed = table(["video", "kind", "what happened", "groups"], rows[:MOST_ROWS], numbers=0)
     return section("Quarantine", lead, el("div", listed, cls="scroll"))
 
 
@@ -276,7 +287,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int, 
     numeric = range(first, first + numbers)
     head = el("tr", [number(text, "th") if n in numeric else el("th", text) for n, text in enumerate(heads)])
     body = [el("tr", [number(text) if n in numeric else el("td", text) for n, text in enumerate(row)]) for row in rows]
-    return el("table", el("thead", head), el("tbody", body))
+    return el("table", el("thead", head), el("tbody", body), cls=None if numbers else "texts")
 
 
 def number(text: str, name: str = "td") -> Markup:

@@ -55,6 +55,7 @@ td.n { white-space: nowrap; } td.n, th.n { text-align: right; }
 .examples { display: grid; gap: 18px; } .examples article { min-width: 0; }
 .examples img { display: block; max-width: 100%; min-width: min(760px, var(--width)); height: auto; }
 .examples p { margin: 0 0 4px; overflow-wrap: anywhere; }
+bdi, b { unicode-bidi: isolate; }
 .right b { color: var(--good); } .wrong b { color: var(--bad); }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--accent); font-weight: 550; }
 dl { display: grid; grid-template-columns: minmax(110px, 260px) 1fr; gap: 2px 14px; margin: 0; font-size: .9rem; }
@@ -65,6 +66,7 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   .figures { grid-template-columns: 1fr 1fr; gap: 10px; margin: 12px 0; } .figures b { font-size: 1.4rem; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   #matrix { min-width: min(520px, var(--width)); } svg:not(#matrix) text { font-size: 20px; }
+  .scroll .texts td { min-width: 9em; } .bar { min-width: 48px; }
   .scroll td:has(> .bar), .scroll th:empty { display: none; } .scroll td:first-child { min-width: 6.5em; }
 }
 @media print {
@@ -73,7 +75,9 @@ footer { max-width: 1080px; margin: 0 auto; padding: 4px 20px 40px; color: var(-
   header p { color: var(--soft); } main, header > div, footer { max-width: none; padding: 0; }
   section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 12px 0; margin: 10px 0; }
   .figures div { padding: 8px 10px; } .warn { border: 1px solid #efd9a7; padding: 10px 12px; }
-  h2, h3 { break-after: avoid; } svg, tr, article, .figures { break-inside: avoid; }
+  h2, h3, .lead, #readout { break-after: avoid; }
+  .figures { grid-template-columns: repeat(5, 1fr); }
+  svg, tr, article, .figures { break-inside: avoid; }
   .scroll { max-height: none; overflow: visible; border: 0; } .wide { overflow: visible; }
   details::details-content { content-visibility: visible; block-size: auto; }
   .examples img { min-width: 0; } #readout, .hover { display: none; }
@@ -90,6 +94,9 @@ SCRIPT = """
   matrix.querySelectorAll("rect[data-i]").forEach(function (rect) {
     rect.removeChild(rect.firstChild);
   });
+  function name(i) {
+    return "\\u2068" + data.names[i] + "\\u2069";
+  }
   function show(event) {
     var point = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.getScreenCTM().inverse());
     var i = Math.floor((point.y - top) / cell), j = Math.floor((point.x - left) / cell);
@@ -99,7 +106,7 @@ SCRIPT = """
     var videos = data.counts[i][j], total = data.totals[i];
     last = matrix.querySelector('rect[data-i="' + i + '"][data-j="' + j + '"]');
     if (last) last.classList.add("on");
-    readout.textContent = data.names[i] + (i === j ? " recognised: " : " taken for " + data.names[j] + ": ") +
+    readout.textContent = name(i) + (i === j ? " recognised: " : " taken for " + name(j) + ": ") +
       +videos.toFixed(2) + " of " + total + (total ? " (" + Math.round(100 * videos / total) + "%)" : "");
   }
   matrix.addEventListener("pointermove", show);

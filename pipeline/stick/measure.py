@@ -15,7 +15,8 @@ from pipeline.head.functional import frame_mean_logits
 from pipeline.head.metrics import clustered_interval
 from pipeline.stick.frames import Frames
 from stages.clip.models import ResolvedModel
-from stages.clip.text import DEFAULT_TEMPLATES, encode_text
+from stages.clip.templates import DEFAULT_TEMPLATES
+from stages.clip.text import encode_text
 
 CAPTIONS = 500  # to choose from, for every frame
 

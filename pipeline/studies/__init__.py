@@ -19,7 +19,7 @@ STUDIES = {
     "pose-poor": "Does pose help less in classes where fewer persons are found, or where poses vary less?",
     "occlusion": "Does pose help less where fewer joints are visible?",
     "transfer": "Does pose help on a dataset that the head was not trained on?",
-    "backbone": "Does pose help with every image encoder of the store?",
+    "backbone": "Does pose help with every encoder of the store?",
     "estimators": "Does pose help with every pose estimator of the store?",
     "tokens": "How well do patch tokens show where persons are, and what does that do to accuracy?",
 }

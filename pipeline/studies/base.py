@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from pipeline.head.config import HeadConfig
+from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, chosen_splits, make_job
 from pipeline.head.metrics import hits
-from pipeline.head.record import RANDOM_WEIGHTS, completeness, environment
+from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment
 from pipeline.head.selection import coverage, random_weights
 from pipeline.head.text import TextSide
-from pipeline.head.train import TrainConfig, fit, new_head, predict
+from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
 from pipeline.studies.verdict import Outcomes
 from store.errors import UsageError
 
@@ -56,7 +57,7 @@ class StudyConfig:
 
     def job(self, config: HeadConfig, **options: Any) -> Job:
         """``config`` on the study's store."""
-        given = {"clip": self.clip, "pose": self.pose, "frames": self.frames, **options}
+        given = {"clip": None if "video" in options else self.clip, "pose": self.pose, "frames": self.frames, **options}
         return make_job(self.store, config, device=self.device, **given)
 
     def splits(self, job: Job) -> list[int]:
@@ -65,7 +66,7 @@ class StudyConfig:
 
 def without_pose(config: HeadConfig) -> HeadConfig:
     """What a head is without pose, all else equal: the gate of ``vilp`` at kappa = 0, whose temperature matches."""
-    if not config.reads_pose or config.base == "pose" or "V" not in config.modalities:
+    if not config.reads_pose or config.base in SKELETON_HEADS or "V" not in config.modalities:
         raise UsageError(
             f"head is {config.head!r}, which is nothing without pose, or reads none; give --head pvcs, fuse or vcs+pose"
         )
@@ -83,20 +84,17 @@ def outcomes(
 ) -> np.ndarray:
     """Whether each test video is right, bool [S, N], of a head trained ``seeds`` times."""
     train, test = train.only(config.inputs), test.only(config.inputs)
-    labels = test.labels.cpu().numpy()
-    found = []
-    for seed in range(seeds):
-        head = new_head(config, train, text, seed=seed)
-        fit(head, train, training, split=split, seed=seed)
-        found.append(hits(predict(head, test).numpy(), labels))
-    return np.stack(found)
+    labels, rows = test.labels.cpu().numpy(), torch.arange(len(train))
+    runs = [Run(new_head(config, train, text, seed=seed), rows, split, seed) for seed in range(seeds)]
+    fit_runs(runs, train, training)
+    return np.stack([hits(predict(run.head, test).numpy(), labels) for run in runs])
 
 
 def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:
     """What a reader of a study has to know of its store."""
     notes = completeness(job.store, {str(s): coverage(job.store, job.selection, s) for s in splits})[1]
     if random_weights(job.store, job.selection):
-        notes.append(RANDOM_WEIGHTS)
+        notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)
     return tuple(notes)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.head.config import ENCODERS, LATE_POSE, VIDEO_HEADS
 from pipeline.head.selection import open_store
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
@@ -17,15 +18,26 @@ from pipeline.studies.seen import compare, look
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
 from store.errors import MissingError
 from store.printable import command
+from store.reader import FeatureStore
 
 
 def study_backbone(config: StudyConfig, told: Told) -> Report:
-    return _study("backbone", "clip", "image encoder", config, told)
+    """With every CLIP model and, where the head can do without words and patch tokens, every video model."""
+    able = config.head.base in VIDEO_HEADS
+    report = _study("backbone", ENCODERS if able else ("clip",), "encoder", config, told)
+    left_out = [] if able else _ids(open_store(config.store), ("video",))
+    if not left_out:
+        return report
+    sentence = (
+        f"Left out: {', '.join(left_out)}; head {config.head.head} reads words or patch tokens, which video models do "
+        f"not give. Compare them with --head {VIDEO_HEADS[0]}{LATE_POSE}."
+    )
+    return dataclasses.replace(report, sentences=(*report.sentences, sentence))
 
 
 def study_estimators(config: StudyConfig, told: Told) -> Report:
     """With what each estimator sees in the videos that all of them have, and how far they agree."""
-    report = _study("estimators", "pose", "pose estimator", config, told)
+    report = _study("estimators", ("pose",), "pose estimator", config, told)
     store = open_store(config.store)
     groups = [store.group("pose", str(row[0])) for row in report.rows]
     slots = store.usable([store.group("clip", config.clip), *groups])
@@ -35,15 +47,27 @@ def study_estimators(config: StudyConfig, told: Told) -> Report:
     agreement = {
         f"{a.modality.id} / {b.modality.id}": compare(store, a, b, slots) for a, b in itertools.combinations(groups, 2)
     }
+    views = next(iter(seen.values())).inside
     facts = [
-        (f"{found.detection_rate:.1%}", f"{found.persons:.2f}", f"{1000 * found.frame_seconds:.1f}")
+        (
+            f"{found.detection_rate:.1%}",
+            f"{found.persons:.2f}",
+            *(f"{found.inside[view]:.1%}" for view in views),
+            f"{1000 * found.frame_seconds:.1f}",
+        )
         for found in seen.values()
     ]
     agreeing = "; ".join(f"{pair}: {value:.2f}" for pair, value in agreement.items())
     return dataclasses.replace(
         report,
         sentences=(*report.sentences, f"Agreement of the persons found, by object keypoint similarity: {agreeing}."),
-        columns=(*report.columns, "frames with a person", "persons a frame", "ms a frame"),
+        columns=(
+            *report.columns,
+            "frames with a person",
+            "persons a frame",
+            *(f"joints in {view}" for view in views),
+            "ms a frame",
+        ),
         rows=tuple((*row, *more) for row, more in zip(report.rows, facts, strict=True)),
         details={
             **report.details,
@@ -53,14 +77,15 @@ def study_estimators(config: StudyConfig, told: Told) -> Report:
     )
 
 
-def _study(name: str, kind: str, what: str, config: StudyConfig, told: Told) -> Report:
-    """The gain of the head over itself without pose, with each group of a kind in turn."""
-    off = without_pose(config.head)
-    ids = _groups(config, kind, what)
+def _study(name: str, kinds: Sequence[str], what: str, config: StudyConfig, told: Told) -> Report:
+    """The gain of the head over itself without pose, with each group of some kinds in turn."""
+    without_pose(config.head)  # raises where there is no such head
+    ids = _groups(config, kinds, what)
     rows: list[tuple[Cell, ...]] = []
     gains: dict[str, Gain] = {}
     details: dict[str, Any] = {}
-    for group in ids:
+    warnings: list[str] = []
+    for group, kind in ids.items():
         job = config.job(config.head, **{kind: group})
         splits = config.splits(job)
         real: list[np.ndarray] = []
@@ -68,12 +93,13 @@ def _study(name: str, kind: str, what: str, config: StudyConfig, told: Told) -> 
         sources = []
         for split in splits:
             train, test = job.inputs(split, "train"), job.inputs(split, "test")
-            for head, results in ((config.head, real), (off, plain)):
+            for head, results in ((job.config, real), (without_pose(job.config), plain)):
                 results.append(outcomes(head, job.text, train, test, config.training, config.seeds, split))
             sources.append(test.sources)
             told(f"{group}, split {split}: {plain[-1].mean():.1%} without pose, {real[-1].mean():.1%} with it")
         gains[group] = gain(real, plain, sources)
         details[group] = {"with pose": as_dict(real), "without": as_dict(plain), **gains[group].to_dict()}
+        warnings += warnings_of(job, splits)
         rows.append((group, percent(top1(plain)), percent(top1(real)), *gain_cells(gains[group])))
     verdict = common_verdict(list(gains.values()))
     each = ", ".join(f"{group}: {found}" for group, found in gains.items())
@@ -85,8 +111,8 @@ def _study(name: str, kind: str, what: str, config: StudyConfig, told: Told) -> 
         columns=(what, "without pose", "with pose", "gain, points", "95% interval", "verdict"),
         rows=tuple(rows),
         details=details,
-        settings=settings_of(config, job, groups=ids),
-        warnings=warnings_of(job, splits),
+        settings=settings_of(config, job, groups=list(ids)),
+        warnings=tuple(dict.fromkeys(warnings)),
         draw=draw_gains(
             gains, f"{config.head.head}: gain of pose by {what} (verdict: {verdict})", "gain in top-1, points"
         ),
@@ -99,11 +125,18 @@ def common_verdict(gains: Sequence[Gain]) -> str:
     return verdicts.pop() if verdicts in ({HELPS}, {EQUIVALENT}) else INCONCLUSIVE
 
 
-def _groups(config: StudyConfig, kind: str, what: str) -> list[str]:
+def _ids(store: FeatureStore, kinds: Sequence[str]) -> dict[str, str]:
+    """The groups of some kinds: the kind of each by its id."""
+    found = [(group.modality.kind, group.modality.id) for group in store.groups.values()]
+    return {name: kind for wanted in kinds for kind, name in found if kind == wanted}
+
+
+def _groups(config: StudyConfig, kinds: Sequence[str], what: str) -> dict[str, str]:
     store = open_store(config.store)
-    ids = [group.modality.id for group in store.groups.values() if group.modality.kind == kind]
+    ids = _ids(store, kinds)
     if len(ids) < 2:
-        flag = "--clip MODEL" if kind == "clip" else "--pose BACKEND"
+        kind = kinds[-1]
+        flag = {"clip": "--clip MODEL", "video": "--video MODEL", "pose": "--pose BACKEND"}[kind]
         raise MissingError(
             f"{store.url} has {len(ids)} {what}s and this study compares several; add one with: "
             f"{command('extract', '--store', store.url, '--modality', kind)} {flag}",

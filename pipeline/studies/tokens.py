@@ -33,9 +33,10 @@ def study_tokens(config: StudyConfig, told: Told) -> Report:
     arrays = first.store.group("clip", first.selection.clip).modality.arrays
     kinds = [name for name in PATCH_TOKENS if name in arrays]
     if len(kinds) < 2:
+        adding = ("--modality", "clip", "--tokens", "value,penult,last")
         raise MissingError(
             f"{first.store.url} holds {', '.join(kinds) or 'no'} tokens and this study compares several; add them "
-            f"with: {command('extract', '--store', first.store.url, '--modality', 'clip', '--tokens', 'value,penult')}",
+            f"with: {command('extract', '--store', first.store.url, *adding)}",
             kind="missing-modality",
         )
     found: dict[str, list[np.ndarray]] = {name: [] for name in kinds}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from pipeline.head.data import load_inputs
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
-from pipeline.head.selection import load_text, open_store, select
-from pipeline.head.text import text_side
-from pipeline.head.train import fit, new_head, predict
+from pipeline.head.selection import load_side, open_store, select
+from pipeline.head.train import Run, fit_runs, new_head, predict
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
@@ -18,7 +18,7 @@ from store.errors import StoreError, UsageError
 
 
 def study_transfer(config: StudyConfig, told: Told) -> Report:
-    """Train on one dataset, take the text stream to the classes of another, and test on all its videos."""
+    """Train on splits of one dataset, take the text stream to the classes of another, and test on all its videos."""
     if config.to is None:
         raise UsageError("to is not given; name the store of another dataset with --to")
     off = without_pose(config.head)
@@ -36,29 +36,30 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
         )
     stream = config.head.text_stream
     selection = select(target, stream, frames=config.frames, clip=job.selection.clip, pose=config.pose)
-    text = text_side(load_text(target, selection), config.head.word_mode)
+    text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
-    split = config.splits(job)[0]
-    train = job.inputs(split, "train")
-    told(
-        f"training on {len(train)} videos of {job.store.dataset_name}, testing on {len(test)} of {target.dataset_name}"
-    )
+    splits = config.splits(job)
     plain = new_head(off.text_stream, test.only(off.text_stream.inputs), text)
     untrained = np.stack([hits(predict(plain, test.only(off.text_stream.inputs)).numpy(), labels)] * config.seeds)
-    results = {"untrained, video + text": [untrained]}
-    for name, head in (("video + text", off), ("video + pose + text", config.head)):
-        found = []
-        for seed in range(config.seeds):
-            inputs = train.only(head.inputs)
-            trained = new_head(head, inputs, job.text, seed=seed)
-            fit(trained, inputs, config.training, split=split, seed=seed)
-            moved = retarget(trained, text).to(job.device)
-            found.append(hits(predict(moved, test.only(head.text_stream.inputs)).numpy(), labels))
-        results[name] = [np.stack(found)]
-        told(f"{name}: top-1 {results[name][0].mean():.1%} on {target.dataset_name}")
-    real = results["video + pose + text"]
-    gains = {name: gain(real, other, [test.sources]) for name, other in results.items() if other is not real}
+    results: dict[str, list[np.ndarray]] = {"untrained, video + text": [untrained] * len(splits)}
+    for split in splits:
+        train = job.inputs(split, "train")
+        told(f"split {split}: training on {len(train)} videos of {job.store.dataset_name}")
+        for name, head in (("video + text", off), ("video + pose + text", config.head)):
+            inputs, every = train.only(head.inputs), torch.arange(len(train))
+            runs = [
+                Run(new_head(head, inputs, job.text, seed=seed), every, split, seed) for seed in range(config.seeds)
+            ]
+            fit_runs(runs, inputs, config.training)
+            moved = [retarget(run.head, text).to(job.device) for run in runs]
+            tests = test.only(head.text_stream.inputs)
+            found = np.stack([hits(predict(one, tests).numpy(), labels) for one in moved])
+            results.setdefault(name, []).append(found)
+            told(f"split {split}, {name}: top-1 {found.mean():.1%} on {len(test)} videos of {target.dataset_name}")
+    # Every split's heads are tested on the same videos, so a source is drawn for all of them at once.
+    real, sources = results["video + pose + text"], [test.sources] * len(splits)
+    gains = {name: gain(real, other, sources) for name, other in results.items() if other is not real}
     plain_gain = gains["video + text"]
     rows: list[tuple[Cell, ...]] = [("video + pose + text", percent(top1(real)), "", "", "")]
     rows += [(name, percent(top1(results[name])), *gain_cells(found_gain)) for name, found_gain in gains.items()]
@@ -78,7 +79,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
             "top1": {name: as_dict(result) for name, result in results.items()},
         },
         settings=settings_of(config, job, target=selection.to_dict()),
-        warnings=warnings_of(job, [split]),
+        warnings=warnings_of(job, splits),
         draw=draw_gains(
             gains,
             f"{config.head.head}, {job.store.dataset_name} to {target.dataset_name} (verdict: {plain_gain.verdict})",

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 
 from stages.geometry import VIEWS
-from store.errors import UsageError, one_of
+from store.errors import UsageError, nearest, one_of
 
-TOKENS = ("value", "penult")
+TOKENS = ("value", "penult", "last")
+DEFAULT_TOKENS = TOKENS[:2]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -26,8 +27,9 @@ class ClipConfig:
     num_frames  T, frames a clip
     views       see ``stages.geometry``
     tokens      ``value``: patch tokens of the last block's value path, projected to the joint space (MaskCLIP,
-                arXiv 2112.01071); ``penult``: input of the last block, normalised a token
-    precision   ``auto``: bf16 on CUDA and on CPUs with AMX bf16, else fp32
+                arXiv 2112.01071); ``penult``: input of the last block, normalised a token; ``last``: its output,
+                projected to the joint space (whole pictures have mixed into it: ``study tokens`` compares)
+    precision   ``auto``: bf16 on CUDA and on CPUs that are fast in it (see ``stages.precision``), else fp32
     device      ``auto``: CUDA where there is one
     batch_size  inputs of one forward pass: always exactly so many, the last pass is padded
     threads     batches side by side on a CPU; None: the number of cores this process may use
@@ -38,7 +40,7 @@ class ClipConfig:
     pretrained: str = "openai"
     num_frames: int = 16
     views: tuple[str, ...] = ("center",)
-    tokens: tuple[str, ...] = TOKENS
+    tokens: tuple[str, ...] = DEFAULT_TOKENS
     precision: str = "auto"
     device: str = "auto"
     batch_size: int = 32
@@ -55,7 +57,8 @@ class ClipConfig:
             raise UsageError(f"views is empty; give at least one of: {', '.join(VIEWS)}")
         one_of("precision", self.precision, PRECISIONS)
         if not DEVICE.fullmatch(self.device):
-            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+            near = nearest(self.device, ("auto", "cpu", "cuda"))
+            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...{near}")
         for name, number in (
             ("num_frames", self.num_frames),
             ("batch_size", self.batch_size),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -16,17 +15,18 @@ import open_clip
 import torch
 from torch import Tensor
 
+from stages.batching import fixed_batches, map_ahead, resolve_device
 from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
-from stages.clip.preprocess import Preprocess, fixed_batches
-from stages.clip.text import DEFAULT_TEMPLATES, encode_text
+from stages.clip.preprocess import Preprocess
+from stages.clip.templates import DEFAULT_TEMPLATES
+from stages.clip.text import encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
+from stages.precision import DTYPES, has_amx, resolve_precision
 from stages.types import Clip
 from store.errors import UsageError
 from store.features import TextSet
 from store.schema import ArraySpec, Modality
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ClipEncoder:
@@ -49,8 +49,8 @@ class ClipEncoder:
     def __init__(self, config: ClipConfig) -> None:
         """Raises ``UsageError`` or ``MissingError`` for what can't be had; loads no weights."""
         self.model = resolve_model(config.model, config.pretrained)
-        self.device = _resolve_device(config.device)
-        self.config = dataclasses.replace(config, precision=_resolve_precision(config.precision, self.device))
+        self.device = resolve_device(config.device)
+        self.config = dataclasses.replace(config, precision=resolve_precision(config.precision, self.device))
         reason = why_no_tokens(self.model.config)
         if config.tokens and reason:
             raise UsageError(
@@ -88,7 +88,11 @@ class ClipEncoder:
             vision = model.config["vision_cfg"]
             grid = grid_side(model.image_size // vision["patch_size"])
             record["grid"] = grid
-            for name, size, dim in (("value", width, "embed"), ("penult", vision["width"], "width")):
+            for name, size, dim in (
+                ("value", width, "embed"),
+                ("penult", vision["width"], "width"),
+                ("last", width, "embed"),
+            ):
                 if name in self._tokens:
                     arrays[name] = ArraySpec((*shape, grid, grid, size), "float16", (*dims, "row", "column", dim))
         if "penult" in self._tokens:
@@ -164,40 +168,3 @@ class ClipEncoder:
         if not len(frames) or len(frames) % wanted:
             raise ValueError(f"{clip.ref.video_id} has {len(frames)} frames; allowed: multiples of {wanted}")
         return list(transform(frames[:: len(frames) // wanted], self.config.views, self.device))
-
-
-def map_ahead(
-    threads: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int
-) -> Iterator[Any]:
-    """Results of ``function`` in the order of ``items``, of which at most ``ahead`` are taken before they are
-    needed."""
-    waiting: deque[Future[Any]] = deque()
-    for item in items:
-        waiting.append(threads.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in AMX tiles, about five times faster than fp32; without them bf16 is
-    slower than fp32."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
-def _resolve_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
-    return device
-
-
-def _resolve_precision(name: str, device: torch.device) -> str:
-    if name != "auto":
-        return name
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_amx()
-    return "bf16" if fast else "fp32"

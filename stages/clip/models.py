@@ -8,12 +8,10 @@ follows the tag, and what was resolved is what goes into the store's record.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import logging
 import os
-import socket
 import urllib.request
 import zipfile
 from dataclasses import dataclass
@@ -29,8 +27,9 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_p
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from stages.downloads import require_downloads, resolves
 from stages.seeded import seeded
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
     name = model.replace("/", "-")
     config = _config(name)
     if config is None:
-        near = ", ".join(difflib.get_close_matches(name, ["tiny", STICK, *open_clip.list_models()], n=4, cutoff=0.3))
-        raise UsageError(f"CLIP model is {model!r}, which open_clip does not know; nearest: {near}")
+        near = nearest(name, ["tiny", STICK, *open_clip.list_models()])
+        raise UsageError(f"CLIP model is {model!r}, which open_clip does not know{near}")
     if "hf_model_name" in config["text_cfg"]:
         raise UsageError(
             f"CLIP model is {model!r}, whose text tower is a Hugging Face model; use one with its own tower"
@@ -109,7 +108,7 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
         )
     raise UsageError(
         f"CLIP weights are {pretrained!r}; allowed for {name}: {', '.join(tags)}{', ' if tags else ''}"
-        "a weight file, none for random weights"
+        f"a weight file, none for random weights{nearest(pretrained, [*tags, 'none'])}"
     )
 
 
@@ -247,14 +246,13 @@ def _check_reachable(hub: str) -> None:
     """Fail at once where there is no network: huggingface_hub would retry for most of a minute."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
+    require_downloads()
     if HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     if hub and not urllib.request.getproxies():
-        host = urlsplit(ENDPOINT).hostname
-        try:
-            socket.getaddrinfo(host, 443)
-        except OSError:
-            raise ConnectionError(f"no network: {host} can't be resolved") from None
+        host = str(urlsplit(ENDPOINT).hostname)
+        if not resolves(host):
+            raise ConnectionError(f"no network: {host} can't be resolved")
 
 
 def _square(size: Any) -> int:

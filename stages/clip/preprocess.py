@@ -8,8 +8,7 @@ in height and grows in width, which only ``squash`` can do, Pillow 13 takes the 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from stages.batching import to_device
 from stages.geometry import Crop, crop_of
 
 
@@ -31,7 +31,7 @@ class Preprocess:
 
     def __call__(self, frames: np.ndarray, views: Sequence[str], device: torch.device) -> Iterator[Tensor]:
         """For each view, the frames (uint8 [T, H, W, 3], never written to) as fp32 [T, 3, S, S] on the device."""
-        pixels = _to_device(frames, device).permute(0, 3, 1, 2)
+        pixels = to_device(frames, device).permute(0, 3, 1, 2)
         height, width = frames.shape[1:3]
         scale, shift = self._scale_and_shift(device)
         for view in views:
@@ -41,26 +41,6 @@ class Preprocess:
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (self.mean, self.std))
         return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
-
-
-def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
-    """Blocks [n, ...] of any n, joined and cut into batches of exactly ``size`` rows of ``dtype``; the last one is
-    padded with zeros. Yields each batch with its number of real rows.
-    """
-    batch, filled = torch.empty(0), 0
-    for block in blocks:
-        if not len(batch):
-            batch = torch.zeros(size, *block.shape[1:], dtype=dtype, device=block.device)
-        done = 0
-        while done < len(block):
-            take = min(size - filled, len(block) - done)
-            batch[filled : filled + take].copy_(block[done : done + take])
-            filled, done = filled + take, done + take
-            if filled == size:
-                yield batch, filled
-                batch, filled = torch.zeros_like(batch), 0
-    if filled:
-        yield batch, filled
 
 
 def resize_uint8(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -81,10 +61,3 @@ def cut(pixels: Tensor, crop: Crop, mode: str) -> Tensor:
         pixels = resize(pixels, (crop.height, crop.width), mode)
     cut = pixels[..., crop.top : crop.top + crop.size, crop.left : crop.left + crop.size]
     return cut.flip(-1) if crop.mirrored else cut
-
-
-def _to_device(frames: np.ndarray, device: torch.device) -> Tensor:
-    with warnings.catch_warnings():  # a view on shared memory may be read-only; nothing here writes to it
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        tensor = torch.from_numpy(np.ascontiguousarray(frames))
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

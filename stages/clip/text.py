@@ -16,11 +16,11 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from stages.clip.templates import check_template
 from store.errors import UsageError
 from store.features import END, NAME, PAD, START, TEMPLATE, TextSet
 from store.schema import ArraySpec, Modality
 
-DEFAULT_TEMPLATES = ("a video of a person {}.",)
 BATCH = 32
 
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -46,9 +46,8 @@ def prompt_tokens(tokenizer: SimpleTokenizer, template: str, name: str, *, pools
     Raises ``UsageError`` for a template without exactly one ``{}``, an empty name, a merge across the border, and a
     prompt that does not fit into the context.
     """
-    before, brace, after = template.partition("{}")
-    if not brace or "{" in before + after or "}" in before + after:
-        raise UsageError(f"template is {template!r}; give one {{}}, where the class name goes, and no other brace")
+    check_template(template)
+    before, _, after = template.partition("{}")
     parts = [tokenizer.encode(part) for part in (before, name, after)]
     if not parts[1]:
         raise UsageError(f"class name is {name!r}, which has no word in it; name the class")

@@ -64,9 +64,11 @@ class VitTokens:
                               tokens (MaskCLIP, arXiv 2112.01071, section 3.2)
     ``penult``  [B, G, G, W]  each patch token of the last block but one, with mean 0 and variance 1 over its channels
                               (layer norm without parameters)
+    ``last``    [B, G, G, D]  each patch token of the last block, through the final norm and the projection, as the
+                              class token goes
 
-    Tokens are averaged over squares of the token grid to G x G. For ``value`` that is done before the last projection,
-    which is linear. The norm and the average of ``penult`` are computed in fp32.
+    Tokens are averaged over squares of the token grid to G x G. For ``value`` and ``last`` that is done before the
+    projection, which is linear. The norm and the average of ``penult`` are computed in fp32.
     """
 
     def __init__(self, visual: VisionTransformer, tokens: Sequence[str]) -> None:
@@ -77,10 +79,14 @@ class VitTokens:
         self._heard = threading.local()  # several threads may encode at once, each its own batch
         self._last = visual.transformer.resblocks[-1]
         self._last.register_forward_pre_hook(self._listen)
+        self._last.register_forward_hook(self._listen_after)
         self._verify()
 
     def _listen(self, _block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._heard.tokens = inputs[0]
+
+    def _listen_after(self, _block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._heard.output = output
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         result = {"cls": embed(self.visual, images).half()}
@@ -90,6 +96,9 @@ class VitTokens:
             result["value"] = (self._pool(tokens) @ self.visual.proj).half()
         if "penult" in self.tokens:
             result["penult"] = self._pool(layer_norm(patches.float(), patches.shape[-1:], eps=EPS)).half()
+        if "last" in self.tokens:
+            tokens = self.visual.ln_post(self._heard.output[:, 1:])
+            result["last"] = (self._pool(tokens) @ self.visual.proj).half()
         return result
 
     def _value(self, normed: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from stages.decode.api import decode_video
 from stages.decode.backends import BACKENDS, Backend
+from stages.decode.sampling import ClipSampling
 from stages.decode.stage import DecodeConfig, DecodeOutcome, Decoder, decoder_record
 from stages.decode.worker import DecodedChunk, DecodeWorker
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "ClipSampling",
     "DecodeConfig",
     "DecodeOutcome",
     "DecodeWorker",

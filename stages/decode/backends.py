@@ -2,7 +2,7 @@
 
 A backend is a callable ``decode(path, num_frames, *, start, end, max_short_side) -> DecodedVideo`` that raises
 ``VideoError`` for a file that cannot be used and ``RetryError`` where the environment may be at fault. Users name their
-own as ``"module:function"``.
+own as ``"module:function"``. Ours also take ``clips``, a ``ClipSampling`` of which the frames follow the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from typing import Any, Protocol
 
 from stages.types import DecodedVideo
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 BACKENDS = ("pyav", "decord")
 
@@ -51,4 +51,7 @@ def check_backend(name: str) -> None:
     module, _, function = name.partition(":")
     own = function.isidentifier() and all(part.isidentifier() for part in module.split("."))
     if name not in BACKENDS and not own:
-        raise UsageError(f"decoder is {name!r}; allowed: {', '.join(BACKENDS)}, or module:function for one of your own")
+        raise UsageError(
+            f"decoder is {name!r}; allowed: {', '.join(BACKENDS)}, or module:function for one of your own"
+            f"{nearest(name, BACKENDS)}"
+        )

@@ -35,7 +35,7 @@ class _Child:
         self._held: DecodeOutcome | None = None
 
     def run(self) -> None:
-        self._config = DecodeConfig(**json.loads(self._requests.readline()))
+        self._config = DecodeConfig.from_dict(json.loads(self._requests.readline()))
         self._decoder = Decoder(self._config)
         try:
             self._decoder.setup()

@@ -8,12 +8,15 @@ file on which the conformance tests saw other pictures than those of an independ
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import decord
 import numpy as np
 
 from stages.decode import packets
 from stages.decode.pyav_backend import check_frames, open_stream, resized
-from stages.decode.sampling import capped_size, clip_range, sample_indices
+from stages.decode.sampling import ClipSampling, capped_size, clip_range, frame_indices
 from stages.decode.source import fd_path, open_regular
 from stages.types import DecodedVideo
 from store.errors import VideoError
@@ -26,17 +29,29 @@ _NO_COPIES = 1e-9
 
 
 def decode(
-    path: str, num_frames: int, *, start: float | None, end: float | None, max_short_side: int | None
+    path: str,
+    num_frames: int,
+    *,
+    start: float | None,
+    end: float | None,
+    max_short_side: int | None,
+    clips: ClipSampling | None = None,
 ) -> DecodedVideo:
     """See ``decode_video``. Raises ``VideoError`` (decode-failed) for a file that decord does not decode exactly."""
     decord.logging.set_level(decord.logging.FATAL)
     with open_regular(path) as fd:
-        return _decode(path, fd, num_frames, start, end, max_short_side)
+        return _decode(path, fd, partial(frame_indices, num_frames=num_frames, clips=clips), start, end, max_short_side)
 
 
 def _decode(
-    path: str, fd: int, num_frames: int, start: float | None, end: float | None, max_short_side: int | None
+    path: str,
+    fd: int,
+    sample: Callable[[int, float], np.ndarray],
+    start: float | None,
+    end: float | None,
+    max_short_side: int | None,
 ) -> DecodedVideo:
+    """``sample(n, fps)`` says which of n frames are taken."""
     with open_stream(path, fd) as (container, stream):
         codec = stream.codec_context
         if container.format.name.partition(",")[0] not in _CONTAINERS:
@@ -48,7 +63,7 @@ def _decode(
         stated = packets.stated_frames(container, stream, times.tolist())
     first, stop = clip_range(times, start, end)
     check_frames(path, times, first, stop, start, end, None)
-    indices = sample_indices(stop - first, num_frames)
+    indices = sample(stop - first, fps)
     chosen = (first + indices).tolist()
     pictures, count, (width, height) = _read(path, fd, frozenset(chosen), max_short_side)
     if count != len(times):

@@ -8,9 +8,10 @@ the few that are missing.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import av
 import av.error
@@ -24,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from stages.decode import packets
-from stages.decode.sampling import capped_size, clip_range, display_times, sample_indices
+from stages.decode.sampling import ClipSampling, capped_size, clip_range, display_times, frame_indices
 from stages.decode.source import MAX_PIXELS, fd_path, looks_like_video, open_regular
 from stages.types import DecodedVideo
 from store.errors import VideoError
@@ -42,27 +43,40 @@ _MAX_REORDER = 32
 
 
 def decode(
-    path: str, num_frames: int, *, start: float | None, end: float | None, max_short_side: int | None
+    path: str,
+    num_frames: int,
+    *,
+    start: float | None,
+    end: float | None,
+    max_short_side: int | None,
+    clips: ClipSampling | None = None,
 ) -> DecodedVideo:
-    """See ``decode_video``."""
+    """See ``decode_video``, whose arguments, result and errors these are."""
     with open_regular(path) as fd:
-        return _decode(path, fd, num_frames, start, end, max_short_side)
+        return _decode(path, fd, partial(frame_indices, num_frames=num_frames, clips=clips), start, end, max_short_side)
 
 
 def _decode(
-    path: str, fd: int, num_frames: int, start: float | None, end: float | None, max_short_side: int | None
+    path: str,
+    fd: int,
+    sample: Callable[[int, float], np.ndarray],
+    start: float | None,
+    end: float | None,
+    max_short_side: int | None,
 ) -> DecodedVideo:
+    """``sample(n, fps)`` says which of n frames are taken."""
     with open_stream(path, fd) as (container, stream):
         announced = packets.packet_times(container, stream)
+        fps = packets.frame_rate(stream)
     first, stop = clip_range(announced, start, end)
     reader = _Reader(path, fd, max_short_side)
-    wanted = first + sample_indices(max(1, stop - first), num_frames)
+    wanted = first + sample(max(1, stop - first), fps)
     scan = reader.scan(set(wanted.tolist()), end)
     times = display_times(scan.timestamps, reader.fps)
     first, stop = clip_range(times, start, end)
     check_frames(path, times, first, stop, start, end, scan.error)
 
-    indices = sample_indices(stop - first, num_frames)
+    indices = sample(stop - first, reader.fps)
     chosen = (first + indices).tolist()
     if missing := set(chosen) - scan.pictures.keys():
         scan.pictures.update(reader.scan(missing, None, stop=max(missing) + 1).pictures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.decode.api import decode_video
 from stages.decode.backends import BACKENDS, check_backend, load_backend
+from stages.decode.sampling import ClipSampling
 from stages.decode.source import hash_file, open_regular
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 from store.errors import RetryError, UsageError, VideoError, VilpError
@@ -23,12 +24,13 @@ class DecodeConfig:
     """How videos are decoded.
 
     backend         ``pyav``, ``decord``, or ``module:function`` for one of your own (see ``stages.decode.backends``)
-    num_frames      frames a video, T
+    num_frames      evenly spaced frames a video, T
     max_short_side  pixels; larger frames are shrunk to it; None for no cap
     chunk_bytes     bytes of frames that a worker decodes ahead of its consumer; one larger video makes a chunk alone
     deadline_s      seconds that a worker may neither read nor compute anything (a file system that does not answer)
     cpu_deadline_s  CPU seconds that one video may take
     memory_bytes    memory that a worker may allocate, frames in shared memory not counted
+    clips           clips of successive frames, which follow the T frames; None for none. With them T may be 0
     """
 
     backend: str = "pyav"
@@ -38,13 +40,27 @@ class DecodeConfig:
     deadline_s: float = 120.0
     cpu_deadline_s: float = 300.0
     memory_bytes: int = 4 << 30
+    clips: ClipSampling | None = None
 
     def __post_init__(self) -> None:
         check_backend(self.backend)
-        for name in ("num_frames", "max_short_side", "chunk_bytes", "deadline_s", "cpu_deadline_s", "memory_bytes"):
+        if self.num_frames < (1 if self.clips is None else 0):
+            raise UsageError(f"num_frames is {self.num_frames}; allowed: more than 0")
+        for name in ("max_short_side", "chunk_bytes", "deadline_s", "cpu_deadline_s", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is {value}; allowed: more than 0")
+
+    @property
+    def all_frames(self) -> int:
+        """Frames a video, with those of the clips."""
+        return self.num_frames + (0 if self.clips is None else self.clips.num_frames)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DecodeConfig:
+        """The config of which ``data`` is ``dataclasses.asdict``."""
+        clips = data["clips"]
+        return cls(**{**data, "clips": None if clips is None else ClipSampling(**clips)})
 
 
 def decoder_record(config: DecodeConfig) -> dict[str, Any]:
@@ -128,6 +144,7 @@ class Decoder:
             start=ref.start,
             end=ref.end,
             max_short_side=config.max_short_side,
+            clips=config.clips,
         )
         if config.backend not in BACKENDS:
             _check(video, config)

@@ -10,18 +10,15 @@ confidence 0.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from stages.types import Clip, VideoFailure
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
     from stages.pose.heatmap_clip import HeatmapConfig
@@ -65,6 +62,7 @@ COCO_SIGMAS = (
 )
 
 NUM_JOINTS = len(COCO_JOINTS)
+BACKENDS = ("onnx", "mmpose", "precomputed")
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,10 @@ class PoseConfig:
                 f"num_frames is {self.num_frames}; allowed: a multiple of those of the heatmaps "
                 f"({self.heatmap.clip.num_frames})"
             )
-        if self.backend not in ("onnx", "mmpose", "precomputed") and ":" not in self.backend:
+        if self.backend not in BACKENDS and ":" not in self.backend:
             raise UsageError(
-                f"pose backend is {self.backend!r}; allowed: onnx, mmpose, precomputed or package.module:ClassName"
+                f"pose backend is {self.backend!r}; allowed: {', '.join(BACKENDS)} or package.module:ClassName"
+                f"{nearest(self.backend, BACKENDS)}"
             )
         for field in ("num_frames", "max_persons", "max_detections", "threads", "batch_size"):
             if getattr(self, field) < 1:
@@ -215,15 +214,3 @@ def weights_file(path: str | None, *, flag: str, what: str) -> Path:
             f"{flag} is {path!r}, which is not a file; put {what} there or name another file", kind="missing-weights"
         )
     return Path(path)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, computed once a process as long as its size and time stay the same."""
-    stat = os.stat(path)
-    return _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,30 +1,38 @@
-"""Pictures for the models of the ONNX backend: whole frames fitted into a canvas, and crops around a person.
+"""Pictures for the models of the ONNX backend: frames fitted into a canvas, and crops around persons.
 
-Coordinates are continuous: pixel i covers [i, i + 1), a picture of width W covers [0, W). Resizing is Pillow's
-antialiased bilinear: on the COCO people of the tests it serves MoveNet better than plain bilinear sampling does.
+``letterbox`` and ``window_crop`` do with OpenCV what the test pipelines of mmdet and mmpose do with it. (On a CPU it
+samples four times as fast as ``stages.pose.crops``, which does the same on any device.)
+
+For MoveNet, which comes with no such pipeline, ``crop`` is Pillow's antialiased bilinear resizing: on the COCO people
+of the tests that serves it better. There coordinates are continuous: pixel i covers [i, i + 1).
 """
 
 from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from PIL import Image
 
 
-def fit(frame: np.ndarray, *, width: int, height: int, fill: int) -> tuple[np.ndarray, float]:
-    """``frame`` uint8 [H, W, 3] resized to fit a canvas, aspect kept, padded with ``fill`` at the right and the bottom.
-
-    Returns uint8 [height, width, 3] and the factor from frame to canvas coordinates.
-    """
+def letterbox(frame: np.ndarray, width: int, height: int, fill: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """``frame`` uint8 [H, W, 3] resized to fit: uint8 [height, width, 3], ``fill`` at the right and the bottom, and the
+    factors of x and y to it."""
     source_height, source_width = frame.shape[:2]
-    scale = min(width / source_width, height / source_height)
-    size = (max(1, int(source_width * scale + 0.5)), max(1, int(source_height * scale + 0.5)))
-    if size != (source_width, source_height):
-        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
-    canvas = np.full((height, width, 3), fill, dtype=np.uint8)
-    canvas[: size[1], : size[0]] = frame
-    return canvas, scale
+    ratio = min(width / source_width, height / source_height)
+    size = int(source_width * ratio + 0.5), int(source_height * ratio + 0.5)
+    picture = np.full((height, width, 3), fill, np.uint8)
+    picture[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+    return picture, (size[0] / source_width, size[1] / source_height)
+
+
+def window_crop(frame: np.ndarray, start: np.ndarray, size: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """The window of a frame that begins at pixel ``start`` (x, y), ``size`` wide and high, as uint8
+    [height, width, 3]; black outside the frame."""
+    step_x, step_y = size / (width, height)
+    to_frame = np.array([[step_x, 0, start[0]], [0, step_y, start[1]]], np.float64)
+    return cv2.warpAffine(frame, to_frame, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def crop_window(box: np.ndarray, *, aspect: float, padding: float) -> np.ndarray:

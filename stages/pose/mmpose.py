@@ -17,9 +17,11 @@ import numpy as np
 
 from stages.pose import mmpose_models as models
 from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, PoseEstimator, most_prominent, persons_of
-from stages.pose.checkpoints import RANDOM, digest_of_weights
+from stages.pose.batches import top_down
+from stages.pose.checkpoints import digest_of_weights
 from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
 from stages.types import Clip, VideoFailure
+from stages.weights import RANDOM
 from store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class TopDownEstimator:
     def setup(self) -> None:
         self.record()  # complains about missing weights before anything is built
         self._device = models.torch_device(self.config.device)
-        self._batches = models.Batches(self.config.batch_size, self.config.threads, self._device)
+        self._batches = models.batches(self.config, self._device)
         width, height, _ = self._canvas
         sizes = ((width, height), (self._crop.width, self._crop.height))
         self._detector, self._pose = (
@@ -111,25 +113,18 @@ class TopDownEstimator:
         self._joints, self._flip_indices = models.skeleton(self.pose_config)
 
     def __call__(self, clips: Sequence[Clip]) -> list[list[Persons] | VideoFailure]:
-        return persons_of(clips, self._persons)
+        return persons_of(clips, lambda frames: top_down(frames, self.detect, self.keypoints))
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Persons of each frame uint8 [H, W, 3] (RGB), most prominent first: float32 [M, 5], x1, y1, x2, y2 in pixels
         and score."""
-        return self._batches.map(self._detect_batch, frames)
+        return self._batches.map(self._detect_batch, frames, self.config.batch_size)
 
     def keypoints(self, people: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Keypoints of persons, each given as a frame uint8 [H, W, 3] (RGB) and a box (x1, y1, x2, y2, ...) in it:
         float32 [M, 17, 3]: x, y in pixels, confidence."""
-        found: list[np.ndarray] = self._batches.map(self._keypoints_batch, people)
+        found: list[np.ndarray] = self._batches.map(self._keypoints_batch, people, self.config.batch_size)
         return np.array(found, np.float32).reshape(-1, NUM_JOINTS, 3)
-
-    def _persons(self, frames: Sequence[np.ndarray]) -> list[Persons]:
-        boxes = self.detect(frames)
-        joints = self.keypoints([(frame, box) for frame, found in zip(frames, boxes, strict=True) for box in found])
-        ends = np.cumsum([len(found) for found in boxes])
-        parts = np.split(joints, ends[:-1]) if len(boxes) else []
-        return [Persons(part, found) for part, found in zip(parts, boxes, strict=True)]
 
     def _detect_batch(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         import torch

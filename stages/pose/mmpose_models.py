@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from stages.pose import mmcv_compat
-from stages.pose.base import COCO_JOINTS
-from stages.pose.checkpoints import RANDOM, find_weights, load_weights
+from stages.pose.base import COCO_JOINTS, PoseConfig
+from stages.pose.batches import Batches
+from stages.pose.checkpoints import find_weights, load_into
 from stages.seeded import seeded
-from store.errors import MissingError, UsageError
+from stages.weights import RANDOM
+from store.errors import MissingError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
     from mmengine.config import Config, ConfigDict
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def read_config(name: str) -> Config:
@@ -98,7 +95,7 @@ def build(config: Config, *, weights: str | None, flag: str, seed: int, device: 
         # Made for values of 0..255, which trained weights bring down; initial ones would let them overflow.
         next(model.backbone.parameters()).data.div_(255)
     if weights != RANDOM:
-        load_weights(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
+        load_into(model, find_weights(weights, config=config, flag=flag), flag=flag, config_name=name_of(config))
     return model.to(device).eval()
 
 
@@ -143,6 +140,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def name_of(config: Config) -> str:
+    """The name of a config's file, without its ending."""
     return Path(config.filename).stem
 
 
@@ -152,31 +150,15 @@ def short_name(config: str) -> str:
 
 
 def torch_device(name: str) -> torch.device:
+    """The device that an option names; ``auto`` is CUDA where there is one."""
     import torch
 
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-class Batches:
-    """Runs a function on batches of exactly ``size`` items, the last one filled up.
-
-    On a CPU as many batches run side by side as there are threads, each on one thread: several threads on one batch
-    would wait for each other after every layer, and the numbers would depend on how many they are.
-    """
-
-    def __init__(self, size: int, threads: int, device: torch.device) -> None:
-        import torch
-
-        self._size = size
-        count = threads if device.type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(count, "pose", initializer=torch.set_num_threads, initargs=(1,))
-
-    def map(self, function: Callable[[list[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
-        """What ``function`` makes of each item; it is given a batch and returns as many values."""
-        batches = [list(items[start : start + self._size]) for start in range(0, len(items), self._size)]
-        full = [batch + batch[-1:] * (self._size - len(batch)) for batch in batches]
-        results = self._pool.map(function, full)
-        return [value for batch, found in zip(batches, results, strict=True) for value in found[: len(batch)]]
+def batches(config: PoseConfig, device: torch.device) -> Batches:
+    """How batches run: side by side on the threads of a CPU, one after the other on another device."""
+    return Batches(config.threads if device.type == "cpu" else 1)
 
 
 def run(model: torch.nn.Module, inputs: Sequence[torch.Tensor], samples: list[Any]) -> list[Any]:
@@ -199,9 +181,8 @@ def _shipped(name: str) -> Path:
         for path in sorted((Path(spec.origin).parent / ".mim" / folder).rglob("*.py")):
             found.setdefault(path.stem, path)
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=3)
         raise UsageError(
-            f"pose config {name!r} is not in mmpose or mmdet; close: {', '.join(near) or 'none'}; a file ends in .py"
+            f"pose config {name!r} is not in mmpose or mmdet, and a file ends in .py{nearest(name, found)}"
         )
     return found[name]
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from stages.pose import mmpose_models as models
 from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, most_prominent, persons_of
-from stages.pose.checkpoints import RANDOM, digest_of_weights
+from stages.pose.checkpoints import digest_of_weights
 from stages.pose.crops import CropGeometry, bilinear_crops
 from stages.types import Clip, VideoFailure
+from stages.weights import RANDOM
 from store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class OneStageEstimator:
     def setup(self) -> None:
         self._digest()  # complains about missing weights before anything is built
         self._device = models.torch_device(self.config.device)
-        self._batches = models.Batches(self.config.batch_size, self.config.threads, self._device)
+        self._batches = models.batches(self.config, self._device)
         model = models.build(
             self.pose_config,
             weights=self.config.pose_weights,
@@ -85,7 +86,7 @@ class OneStageEstimator:
 
     def persons(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         """Persons of each frame uint8 [H, W, 3] (RGB), most prominent first."""
-        return self._batches.map(self._batch, frames)
+        return self._batches.map(self._batch, frames, self.config.batch_size)
 
     def _batch(self, frames: Sequence[np.ndarray]) -> list[Persons]:
         from mmpose.structures import PoseDataSample

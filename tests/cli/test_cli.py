@@ -82,6 +82,14 @@ def test_damage_exits_with_1_and_names_the_repair(run: Vilp, tmp_path: Path) -> 
         (["extract", "--dataset", "ucf11"], 2, "did you mean ucf101"),
         (["extract", "--dataset", "hmdb51"], 1, "data/hmdb51"),
         (["extract", "--dataset", "ucf101", "--engine", "spark"], 2, "engine is 'spark'; allowed: ray, inline"),
+        (
+            ["extract", "--dataset", "ucf101", "--frames", "many"],
+            2,
+            "frames is 'many'; input should be a valid integer",
+        ),
+        (["extract", "--datset", "ucf101"], 2, "No such option: --datset (Possible options: --dataset"),
+        (["predict"], 2, "Missing argument 'VIDEO...'"),
+        (["extarct"], 2, "No such command 'extarct'. Did you mean 'extract'"),
         (["extract", "--dataset", "ucf101", "--part", "2/2"], 2, "part is '2/2'"),
         (["extract", "--dataset", "ucf101", "--memory", "lots"], 2, "memory is 'lots'"),
         (["verify", "--store", "nowhere"], 1, "vilp-pipe extract --store"),
@@ -105,7 +113,7 @@ def test_several_stores_have_to_be_chosen_from(run: Vilp, tmp_path: Path) -> Non
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
-    code = "import sys; from cli.main import _add_commands; _add_commands(); print(*sys.modules)"
+    code = "import sys; from cli.main import add_commands; add_commands(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert not {"torch", "ray", "zarr", "pyarrow", "av", "cv2", "matplotlib", "numpy"} & set(done.stdout.split())

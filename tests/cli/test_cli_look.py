@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +60,15 @@ def test_inspect_and_report_print_where_the_file_is(call: Call, run: Path, tmp_p
     store = run.parent / "s"
     code, out, err = call("inspect", "--store", store, "--random", "2", "--run", run, "--out", tmp_path / "i.png")
     assert (code, out) == (0, f"{tmp_path / 'i.png'}\n"), err
+    kept = tomllib.loads((tmp_path / "i.png.toml").read_text())["inspect"]
+    assert (kept["store"], kept["run"], kept["random"]) == (str(store), str(run), 2)
+    first = (tmp_path / "i.png").read_bytes()
+    code, out, err = call("inspect", "--config", tmp_path / "i.png.toml", "--out", tmp_path / "again.png", "--json")
+    assert json.loads(out)["picture"] == str(tmp_path / "again.png"), err
+    assert (tmp_path / "again.png").read_bytes() == first
     code, out, err = call("report", "--run", run, "--examples", "1", "--out", tmp_path / "r.html")
     assert (code, out) == (0, f"{tmp_path / 'r.html'}\n"), err
+    assert tomllib.loads((tmp_path / "r.html.toml").read_text())["report"]["examples"] == 1
 
 
 @pytest.mark.parametrize("command", ["inspect", "report", "predict"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import videos
 
-from stages.decode import BACKENDS, decode_video
+from stages.decode import BACKENDS, ClipSampling, decode_video
 from stages.types import DecodedVideo
 from store.errors import VideoError
 
@@ -51,12 +51,15 @@ def sequential(path: Path, wanted: set[int]) -> tuple[int, dict[int, np.ndarray]
     return count, pictures
 
 
-def assert_exact(path: Path, video: DecodedVideo, tolerance: int) -> None:
+def assert_exact(path: Path, video: DecodedVideo, tolerance: int, clips: ClipSampling | None = None) -> None:
     count, pictures = sequential(path, set(video.indices.tolist()))
     assert video.num_decodable == count
-    np.testing.assert_array_equal(video.indices, [i * count // FRAMES for i in range(FRAMES)])
+    wanted = [i * count // FRAMES for i in range(FRAMES)]
+    if clips is not None:
+        wanted += clips.indices(count, cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS)).ravel().tolist()
+    np.testing.assert_array_equal(video.indices, wanted)
     assert (video.indices.dtype, video.pts.dtype, video.frames.dtype) == (np.int32, np.float64, np.uint8)
-    assert (np.diff(video.pts) >= 0).all()
+    assert (np.diff(video.pts[video.indices.argsort(kind="stable")]) >= 0).all()
     for index, frame in zip(video.indices.tolist(), video.frames, strict=True):
         expected = pictures[index]
         assert (video.height, video.width, 3) == frame.shape == expected.shape
@@ -94,6 +97,15 @@ def test_real_clips_with_pyav(shared: Path) -> None:
         video = decode_video(path, FRAMES)
         assert_exact(path, video, TOLERANCE["pyav"])
         assert not video.partial
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_of_clips_of_some_real_videos(shared: Path, backend: str) -> None:
+    sampling = ClipSampling(3, 16, 15.0)
+    for path in clips(shared)[::24]:
+        video = decode_video(path, FRAMES, backend=backend, clips=sampling)
+        assert_exact(path, video, TOLERANCE[backend], sampling)
+        np.testing.assert_array_equal(decode_video(path, 0, backend=backend, clips=sampling).frames, video.frames[16:])
 
 
 @pytest.mark.slow

@@ -126,7 +126,10 @@ def test_tokens_are_what_they_are_said_to_be(name: str) -> None:
         last = visual.transformer.resblocks[-1]
         alone = torch.full((65, 65), float("-inf")).fill_diagonal_(0)
         value = visual.ln_post(last.ls_1(last.attention(last.ln_1(hidden), attn_mask=alone))) @ visual.proj
-    for name_, tokens in (("value", value[:, 1:]), ("penult", layer_norm(hidden[:, 1:], [64], eps=1e-5))):
+        after = visual.ln_post(visual.transformer(visual._embeds(images))) @ visual.proj
+    expected = {"value": value[:, 1:], "penult": layer_norm(hidden[:, 1:], [64], eps=1e-5), "last": after[:, 1:]}
+    assert set(expected) == set(TOKENS)
+    for name_, tokens in expected.items():
         picture = tokens.unflatten(1, (8, 8)).permute(0, 3, 1, 2)
         wanted = avg_pool2d(picture, 8 // extractor.grid).permute(0, 2, 3, 1)
         torch.testing.assert_close(got[name_].float(), wanted, rtol=2e-3, atol=2e-3)

@@ -14,6 +14,14 @@ from pipeline.extraction import extract
 from store.objects import LocalObjects
 from store.verify import Report, verify_store
 
+PYTHON_PATH = f"{TESTS.parent}:{TESTS}"
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers import decoders and estimators that lie among the tests."""
+    monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)
+
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,6 +45,6 @@ def undisturbed(undisturbed_store: Path) -> Report:
 
 @pytest.fixture(scope="session")
 def watcher(undisturbed_store: Path) -> Iterator[Watcher]:
-    made = Watcher(undisturbed_store, {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"})
+    made = Watcher(undisturbed_store, {**os.environ, "PYTHONPATH": PYTHON_PATH})
     yield made
     made.close()

@@ -78,8 +78,10 @@ def test_a_disk_that_grows_by_pages(
         disk.remount(f"size={size * PAGE}")
     assert digest(store) == undisturbed.digest
     if pages == 1:
-        for name in ("store.json", "videos.parquet", "group.json", "c.0.0.0.0.0", "0.sha256", "0.parquet", "zarr.json"):
-            assert name in refused, refused
+        # Arrays of a shard are written side by side, so which of them ends a run is chance.
+        kinds = {"an array" if name.startswith("c.") else name for name in refused}
+        for name in ("store.json", "videos.parquet", "group.json", "an array", "0.sha256", "0.parquet", "zarr.json"):
+            assert name in kinds, refused
 
 
 def test_a_store_that_may_only_be_read(

@@ -6,6 +6,7 @@ The faults are real ones: mounts, a FUSE file system, a block device that is cut
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import shutil
@@ -16,12 +17,14 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+from commands import Vilp
 from disks import FaultyDisk, tmpfs, unmount
 from extractions import limit_decoders, pose_config
 from videos import numbered_frames, write_video
 
 import stages.decode.process
 from pipeline.extraction import extract
+from pipeline.forecast import forecast
 from pipeline.progress import Progress
 from stages.decode import BACKENDS, DecodeConfig, DecodeWorker, decode_video
 from stages.types import VideoRef
@@ -118,6 +121,56 @@ def test_disk_that_fails_in_places(videos: Path, undisturbed: str, tmp_path: Pat
         assert (still.executed, still.done) == (2, 0)
         disk.set_faults({})
         assert extract(config).done == 2
+    assert digest(store) == undisturbed
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shard_len", [2, VIDEOS])
+def test_neighbours_on_bad_blocks_do_not_keep_the_others_waiting(
+    videos: Path, tmp_path: Path, engine: str, shard_len: int
+) -> None:
+    """So many that each run stops for them: the next one does what is left, and comes to them last."""
+    store = tmp_path / "s"
+    with FaultyDisk(videos, tmp_path / "disk") as disk:
+        config = pose_config(disk.root, store, engine=engine, shard_len=shard_len)
+        disk.set_faults({f"jump{number}.mp4": "eio" for number in range(VIDEOS // 2)})
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"videos in a row could not be read") as caught:
+                extract(config)
+            assert caught.value.kind == "too-many-failures"
+        assert condemned(store) == ["io-error"] * (VIDEOS // 2)
+        assert len(FeatureStore.open(store).load()) == VIDEOS // 2
+        disk.set_faults({})
+        assert extract(config).done == VIDEOS // 2
+    extract(pose_config(videos, tmp_path / "undisturbed", shard_len=shard_len))
+    assert digest(store) == digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_videos_that_were_deleted_after_planning_are_left_out(
+    videos: Path, undisturbed: str, tmp_path: Path, vilp: Vilp, engine: str
+) -> None:
+    """More of them in a row than a run suffers: they are missing, neither done nor quarantined."""
+    root, store = tmp_path / "videos", tmp_path / "s"
+    shutil.copytree(videos, root)
+    config = pose_config(root, store, engine=engine)
+    extract(dataclasses.replace(config, limit=1))
+    kept = root.with_name("kept")
+    kept.mkdir()
+    gone = sorted((root / "jump").iterdir())[1:11]
+    for path in gone:
+        path.rename(kept / path.name)
+    assert forecast(config, measure=False).to_do == VIDEOS - 11
+    for _ in range(2):
+        summary = extract(config)
+        assert "10 videos of the plan are gone, the first 'jump/jump1'; they are left out" in " ".join(summary.warnings)
+        assert (summary.missing, summary.quarantined, summary.quarantine) == (10, {}, None)
+    assert len(FeatureStore.open(store).load()) == VIDEOS - 10
+    assert "10 videos of lists or plan are not on disk" in vilp("status", "--store", store).out
+    for path in gone:
+        (kept / path.name).rename(path)
+    last = extract(config)
+    assert (last.done, last.missing, last.warnings) == (10, 0, [])
     assert digest(store) == undisturbed
 
 

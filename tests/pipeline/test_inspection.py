@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,13 @@ def test_a_decoder_that_a_store_names_runs_only_where_it_is_named(
     monkeypatch.setattr("pipeline.inspection.decode", lambda *_: pytest.fail("was run"))
     (line,) = inspect_videos(opened, some_videos(opened, 1), tmp_path / "i.png")
     assert f"decoded by code, {code}: to run it, name it with --code" in line
+
+
+def test_scripts_without_a_font_are_drawn_in_silence(tmp_path: Path) -> None:
+    verdict = Verdict((("跳高 🤸", 0.9), ("قفز", 0.1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_strips([Strip("跳高 🤸", (64, 48), np.zeros(2), verdict=verdict)], tmp_path / "i.png")
 
 
 def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:

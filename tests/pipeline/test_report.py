@@ -18,6 +18,7 @@ from pipeline.extraction import extract
 from pipeline.head.checkpoint import load_predictions, read_run
 from pipeline.head.evaluate import train_head
 from pipeline.report import write_report
+from pipeline.report.charts import curves
 from pipeline.report.facts import Detection, Facts, class_results, confused, confusion_of, gather
 from pipeline.report.markup import clean, el
 from pipeline.report.page import page
@@ -83,6 +84,8 @@ def test_names_stay_text(hostile: Facts) -> None:
     assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
     for name in (*NAMES, "broken <i>"):
         assert clean(name) in tags.text
+    assert len({row["group"] for row in hostile.quarantine if row["video_id"] == "broken <i>"}) == 4
+    assert tags.text.count("broken <i>") == 2  # a row, with its id and in its message, whatever groups lack it
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", html)
 
 
@@ -153,6 +156,12 @@ def test_a_store_that_is_gone_is_said_not_hidden(hostile: Facts, tmp_path: Path)
         write_report(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("epochs", "marks"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (30, [1, 8, 15, 22, 30])])
+def test_epochs_are_marked_evenly(hostile: Facts, epochs: int, marks: list[int]) -> None:
+    score = dataclasses.replace(hostile.run.scores[0], losses=tuple(1.0 / (n + 1) for n in range(epochs)))
+    assert re.findall(r">(\d+)</text>", curves([score])) == [str(mark) for mark in marks]
+
+
 def test_many_classes_fit(hostile: Facts) -> None:
     """Without names beside the matrix, which could not be read, and with long ones cut."""
     names = tuple(f"a class with a rather long name, number {number}" for number in range(101))
@@ -166,15 +175,6 @@ def test_many_classes_fit(hostile: Facts) -> None:
     html = page(facts)
     assert html.count("<rect") == int((confusion > 0).sum()) + 1
     assert len(html) < 2_000_000
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> browser.Page:
-    program = browser.find()
-    if program is None:
-        pytest.skip("no browser: install Debian's chromium to see reports as people do")
-    with browser.browse(program, tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_browser_runs_our_script_and_no_other(chromium: browser.Page, hostile:
     assert hostile.confusion[row, column] != hostile.confusion[column, row]
     chromium.point_at(f"#matrix rect[data-i='{row}'][data-j='{column}']")
     said = chromium.evaluate("document.getElementById('readout').textContent")
-    assert said.startswith(clean(hostile.run.class_names[row]))
+    assert said.startswith(f"\u2068{clean(hostile.run.class_names[row])}\u2069")  # a name turns round itself alone
     assert f"{hostile.confusion[row, column]:g} of {hostile.confusion[row].sum():g}" in said
     assert chromium.evaluate("document.title") == "<run>: fuse on manifest"
     assert chromium.evaluate("[...document.images].every(i => i.naturalWidth > 500)")

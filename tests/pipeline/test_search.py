@@ -7,6 +7,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import browser
 import extractions
 import pytest
 import stores
@@ -98,6 +99,25 @@ def test_the_page_is_whole_and_safe(extracted, tmp_path: Path) -> None:
     assert "<img src=x" not in card
     assert "<b>bold" not in card
     assert "default-src 'none'" in _PAGE
+
+
+def test_the_page_fits_a_laptop_and_a_phone(
+    extracted, tmp_path: Path, chromium: browser.Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.search._thumbnail", lambda *arguments: "")
+    query = "\u202e<script>document.title=1</script>" + "x" * 300
+    found = dataclasses.replace(search(extracted, "anything", top=5), query=query)
+    long = dataclasses.replace(found.hits[0], class_name="y" * 300, video_id="<img src=x onerror=alert(1)>" + "z" * 300)
+    page = write_page(extracted, dataclasses.replace(found, hits=(long, *found.hits[1:])), tmp_path / "page.html")
+    chromium.messages.clear()
+    chromium.requests.clear()
+    for width in (1280, 390):
+        chromium.open(page, width=width)
+        assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+        assert chromium.evaluate("Math.max(...[...document.querySelectorAll('.name')].map(e => e.offsetHeight))") < 100
+    assert chromium.evaluate("document.querySelector('h1').textContent") == "\N{REPLACEMENT CHARACTER}" + query[1:]
+    assert chromium.messages == []
+    assert {address[:5] for address in chromium.requests} <= {"file:", "data:"}
 
 
 def test_a_video_that_is_gone_costs_its_picture_alone(tmp_path: Path, small_videos: Path) -> None:

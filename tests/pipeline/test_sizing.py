@@ -10,7 +10,7 @@ from extractions import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engines.sizing import LANE_CHUNKS, Sizing, machine_memory
+from pipeline.engines.sizing import LANE_CHUNKS, Sizing, cpus, machine_memory
 from pipeline.graph import make_graph
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -64,13 +64,43 @@ def test_chunks_shrink_to_the_memory(small_videos: Path, tmp_path: Path) -> None
 def test_memory_is_what_the_control_group_allows(
     tmp_path: Path, groups: str, limits: dict[str, str], expected: int
 ) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(groups)
+    control_groups(tmp_path, groups, limits)
+    assert machine_memory(tmp_path) == expected
+
+
+def control_groups(root: Path, groups: str, limits: dict[str, str]) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
     for name, text in limits.items():
-        path = tmp_path / "sys/fs/cgroup" / name
+        path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert machine_memory(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/\n", {}, 64),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "400000 100000\n"}, 4),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "1000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "9900000 100000\n"}, 64),
+        ("0::/jobs/7\n", {"jobs/7/cpu.max": "max 100000\n", "jobs/cpu.max": "300000 100000\n"}, 3),
+        (
+            "4:cpu,cpuacct:/docker/abc\n",
+            {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            2,
+        ),
+        ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_cpus_are_what_the_control_group_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, limits: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    control_groups(tmp_path, groups, limits)
+    assert cpus(tmp_path) == expected
 
 
 def test_memory_is_the_machines_where_there_are_no_control_groups(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import stages.clip.encoder as encoder_module
 from stages.clip.config import ClipConfig
 from stages.clip.encoder import ClipEncoder
+from stages.precision import has_fast_bf16
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import UsageError
 from store.schema import Modality
@@ -139,11 +141,28 @@ def test_environment_names_what_may_differ_in_the_last_bits() -> None:
 
 
 def test_auto_precision_is_resolved_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for amx, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(encoder_module, "has_amx", lambda amx=amx: amx)
+    for precision in ("bf16", "fp32"):
+        monkeypatch.setattr(encoder_module, "resolve_precision", lambda *_, precision=precision: precision)
         encoder = ClipEncoder(dataclasses.replace(TINY, precision="auto"))
         assert encoder.config.precision == encoder.modality().record["precision"] == precision
         assert pickle.loads(pickle.dumps(encoder.config)) == encoder.config
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("GenuineIntel", "avx512f amx_tile amx_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx2 fma", False),
+        (None, None, False),
+    ],
+)
+def test_bf16_is_taken_where_the_cpu_is_fast_in_it(tmp_path: Path, vendor: str, flags: str, fast: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if vendor:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} sse\n\n" * 2)
+    assert has_fast_bf16(cpuinfo) is fast
 
 
 @pytest.mark.parametrize(

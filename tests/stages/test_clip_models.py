@@ -114,7 +114,7 @@ def test_openai_files_need_a_name_with_quick_gelu(tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize(
     ("model", "pretrained", "error", "message"),
     [
-        ("ViT-B-61", "openai", UsageError, "'ViT-B-61', which open_clip does not know; nearest: ViT-B-16"),
+        ("ViT-B-61", "openai", UsageError, "'ViT-B-61', which open_clip does not know; did you mean ViT-B-16?"),
         ("hf-hub:a/b", "none", UsageError, "does not know"),
         ("ViT-B-16", "open-ai", UsageError, "'open-ai'; allowed for ViT-B-16: openai, laion"),
         ("tiny", "openai", UsageError, "'openai'; allowed for tiny: a weight file, none"),

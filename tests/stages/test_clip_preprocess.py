@@ -10,8 +10,9 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from stages.batching import fixed_batches
 from stages.clip.models import build_model, resolve_model
-from stages.clip.preprocess import Preprocess, fixed_batches, resize_float, resize_uint8
+from stages.clip.preprocess import Preprocess, resize_float, resize_uint8
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ from open_clip.tokenizer import SimpleTokenizer, tokenize
 from stages.clip.config import ClipConfig
 from stages.clip.encoder import ClipEncoder
 from stages.clip.models import ResolvedModel, build_model, resolve_model
-from stages.clip.text import DEFAULT_TEMPLATES, encode_text, prompt_tokens, readable, text_arrays, text_modality
+from stages.clip.templates import DEFAULT_TEMPLATES
+from stages.clip.text import encode_text, prompt_tokens, readable, text_arrays, text_modality
 from store.errors import UsageError
 from store.features import END, NAME, PAD, START, TEMPLATE
 

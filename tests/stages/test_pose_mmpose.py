@@ -20,7 +20,7 @@ import torch
 from stages.pose import checkpoints
 from stages.pose import mmpose_models as models
 from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
-from stages.pose.checkpoints import find_weights, published_checkpoint
+from stages.pose.checkpoints import find_weights, load_into, published_checkpoint
 from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_models import read_config
@@ -203,7 +203,7 @@ def test_checkpoints_are_fetched_once_whole_and_checked(no_network: Path, monkey
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("rtmpose-m_8xb256-420e_coco-256x191", "close: rtmpose-m_8xb256-420e_coco-256x192"),
+        ("rtmpose-m_8xb256-420e_coco-256x191", "did you mean rtmpose-m_8xb256-420e_coco-256x192?"),
         ("nowhere/config.py", "is not a file"),
         ("rtmo-s_8xb32-600e_coco-640x640", "allowed: a TopdownPoseEstimator, or one-stage RTMO"),
     ],
@@ -277,6 +277,21 @@ def test_checkpoints_load_with_the_bookkeeping_of_their_trainer(estimator: TopDo
         loaded = TopDownEstimator(replace(RANDOM, pose_weights=str(file)))
         loaded.setup()
         np.testing.assert_array_equal(loaded.keypoints(people), want)
+
+
+def test_checkpoints_of_older_versions_and_of_parallel_training_load(tmp_path: Path) -> None:
+    """What of it is not the weights themselves plays no part: averages beside them, missing counts, other names."""
+    model, other = build(HEATMAP), build(HEATMAP, seed=1)
+    state = other.state_dict()
+    old = {key.replace("head.", "keypoint_head.", 1): value for key, value in state.items()}
+    old = {key: value for key, value in old.items() if not key.endswith("num_batches_tracked")}
+    averages = {f"ema_{key.replace('.', '_')}": value * 0 for key, value in state.items()}
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    for name, content in {"old": old, "averages": {**state, **averages}, "wrapped": wrapped}.items():
+        torch.save({"meta": {}, "state_dict": content}, tmp_path / f"{name}.pth")
+        load_into(model, tmp_path / f"{name}.pth", flag="--pose-weights", config_name=HEATMAP)
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items()), name
+        model.load_state_dict(build(HEATMAP).state_dict())
 
 
 class Harmful:

@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from exports import picture
 
-from stages.pose.images import crop, crop_window, fit
-from stages.pose.onnx_spec import Node, OnnxModelSpec, read_spec, spec_of
+from stages.pose.crops import CropGeometry, bilinear_crops
+from stages.pose.crops import letterbox as letterbox_on_device
+from stages.pose.images import crop, crop_window, letterbox, window_crop
+from stages.pose.onnx_signature import Node, spec_of
+from stages.pose.onnx_spec import OnnxModelSpec, read_spec
 from store.errors import UsageError
 
 SIMCC_IN = (Node("input", ("batch", 3, 256, 192), "tensor(float)"),)
@@ -51,7 +56,7 @@ def test_a_file_beside_the_model_describes_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"height": 384}, r"the spec gives float32 \[1, 3, 384, 192\], the model takes input float"),
+        ({"height": 384}, r"the spec gives float32 N pictures of \[3, 384, 192\], the model takes input float"),
         ({"layout": "nhwc"}, "the model takes"),
         ({"dtype": "uint8"}, "the spec gives uint8"),
         ({"output": "movenet"}, "the spec says movenet, the model gives"),
@@ -133,7 +138,7 @@ def test_heatmap_peaks_equal_those_of_mmpose() -> None:
         for joint, (row, column) in enumerate([(0, 0), (63, 47), (0, 20), (30, 0), (30, 47)]):
             maps[0, joint, row, column] = 1
         want, scores = codec.decode(maps[0].copy())
-        got = spec.decode_keypoints([maps])
+        (got,) = spec.decode_keypoints([maps])
         np.testing.assert_allclose(got[:, :2] * (192, 256), want[0], atol=1e-4)
         np.testing.assert_allclose(got[:, 2], scores[0])
 
@@ -143,7 +148,7 @@ def test_simcc_peaks_are_places() -> None:
     x, y = np.zeros((1, 17, 384), np.float32), np.zeros((1, 17, 512), np.float32)
     for joint in range(17):
         x[0, joint, 20 * joint], y[0, joint, 512 - 25 * (joint + 1)] = 0.9, 0.4 + joint / 10
-    keypoints = spec.decode_keypoints([x, y])
+    (keypoints,) = spec.decode_keypoints([x, y])
     np.testing.assert_allclose(keypoints[:, 0] * 192, np.arange(17) * 10)
     np.testing.assert_allclose(keypoints[:, 1] * 256, 256 - 12.5 * np.arange(1, 18))
     np.testing.assert_allclose(keypoints[:, 2], np.minimum(0.9, 0.4 + np.arange(17) / 10), rtol=1e-6)
@@ -152,24 +157,33 @@ def test_simcc_peaks_are_places() -> None:
 def test_prepare_orders_normalises_and_lays_out() -> None:
     picture = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
     spec = OnnxModelSpec("m", "simcc", 2, 4, colour="bgr", mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
-    got = spec.prepare(picture)
-    assert (got.shape, got.dtype) == (spec.input_shape, np.float32)
+    got = spec.prepare(picture[None])
+    assert (got.shape[1:], got.dtype) == (spec.input_shape[1:], np.float32)
     np.testing.assert_allclose(got[0, 0], (picture[..., 2] - 1.0) / 2)
     np.testing.assert_allclose(got[0, 2], (picture[..., 0] - 3.0) / 8)
-    raw = OnnxModelSpec("m", "movenet", 2, 4, layout="nhwc", dtype="uint8").prepare(picture)
+    raw = OnnxModelSpec("m", "movenet", 2, 4, layout="nhwc", dtype="uint8").prepare(picture[None])
     assert raw.dtype == np.uint8
     assert np.array_equal(raw[0], picture)
 
 
-def test_fit_keeps_the_aspect_and_pads_right_and_bottom() -> None:
-    frame = np.full((100, 200, 3), 7, np.uint8)
-    canvas, scale = fit(frame, width=320, height=320, fill=114)
-    assert scale == pytest.approx(1.6)
-    assert (canvas[:160] == 7).all()
-    assert (canvas[160:] == 114).all()
-    same, scale = fit(frame, width=200, height=300, fill=0)
-    assert scale == 1
-    assert np.array_equal(same[:100], frame)
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (320, 320), (100, 90)])
+def test_letterbox_equals_that_of_the_mmpose_backend(height: int, width: int) -> None:
+    frame = picture(height, width)
+    want, factors = letterbox_on_device(torch.tensor(frame), 320, 320, 114)
+    got, own = letterbox(frame, 320, 320, 114)
+    assert own == pytest.approx(factors)
+    assert np.abs(got.astype(int) - want.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_crops_equal_those_of_the_mmpose_backend() -> None:
+    """Inside, across an edge, outside and tiny."""
+    frame, geometry = picture(150, 200), CropGeometry(48, 64, 1.25, udp=False)
+    boxes = np.array([[30, 20, 90, 140], [-30, 40, 60, 120], [500, 500, 600, 600], [50, 50, 52, 53]], np.float32)
+    center, size = geometry.windows(boxes)
+    want = bilinear_crops([frame] * 4, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
+    for row in range(4):
+        got = window_crop(frame, center[row] - size[row] / 2, size[row], width=48, height=64)
+        assert np.abs(got.astype(int) - want[row]).max() <= 1
 
 
 def test_crop_window_holds_the_box_in_the_models_aspect() -> None:
@@ -200,3 +214,75 @@ def test_crop_outside_the_frame_is_black(x1: float) -> None:
     assert (picture[12:, inside] == 200).all()
     assert not picture[:, outside].any()
     assert not picture[:9].any()
+
+
+def mmdeploy(
+    folder: Path, transforms: list[dict[str, Any]], decoder: dict[str, Any], net: str = "end2end.onnx"
+) -> Path:
+    """The files that MMDeploy writes beside a model."""
+    tasks = [{"type": "Task", "module": "Transform", "transforms": transforms}, {"module": "Net"}, decoder]
+    (folder / "pipeline.json").write_text(json.dumps({"pipeline": {"tasks": tasks}}))
+    (folder / "deploy.json").write_text(json.dumps({"models": [{"name": "yolox", "net": net}]}))
+    return folder / "end2end.onnx"
+
+
+TOP_DOWN: list[dict[str, Any]] = [
+    {"type": "LoadImageFromFile"},
+    {"type": "TopDownGetBboxCenterScale", "padding": 1.1, "image_size": [192, 256]},
+    {"type": "TopDownAffine", "image_size": [192, 256]},
+    {"type": "Normalize", "mean": [1, 2, 3], "std": [4, 5, 6], "to_rgb": True},
+]
+SIMCC_DECODE = {"component": "SimCCLabelDecode", "params": {"type": "SimCCLabel", "simcc_split_ratio": 2.0}}
+
+
+def test_what_mmdeploy_writes_beside_a_keypoint_model_describes_it(tmp_path: Path) -> None:
+    file = mmdeploy(tmp_path, TOP_DOWN, SIMCC_DECODE)
+    want = OnnxModelSpec("simcc", "simcc", 256, 192, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), padding=1.1)
+    assert spec_of(file, SIMCC_IN, SIMCC_OUT) == want
+    (tmp_path / "end2end.spec.json").write_text('{"name": "mine", "output": "simcc", "height": 256, "width": 192}')
+    assert spec_of(file, SIMCC_IN, SIMCC_OUT).name == "mine"  # one's own word counts more
+
+
+def test_what_mmdeploy_writes_beside_a_detector_describes_it(tmp_path: Path) -> None:
+    """A YOLOX of 416 pixels, whose free sizes tell nothing, and whose pixels are not normalised."""
+    transforms: list[dict[str, Any]] = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "keep_ratio": True, "size": [416, 416]},
+        {"type": "Pad", "size": [416, 416], "pad_val": {"img": [113.0, 113.0, 113.0]}},
+        {"type": "Pad", "size_divisor": 1},
+    ]
+    file = mmdeploy(tmp_path, transforms, {"component": "ResizeBBox", "params": {}})
+    inputs = (Node("input", ("batch", 3, "height", "width"), "tensor(float)"),)
+    outputs = (Node("dets", ("batch", "n", 5), "tensor(float)"), Node("labels", ("batch", "n"), "tensor(int64)"))
+    assert spec_of(file, inputs, outputs) == OnnxModelSpec("yolox", "mmdet-nms", 416, 416, colour="bgr", fill=113)
+
+
+def test_files_of_mmdeploy_are_those_of_the_model_that_they_name(tmp_path: Path) -> None:
+    mmdeploy(tmp_path, TOP_DOWN, SIMCC_DECODE)
+    other = spec_of(tmp_path / "other.onnx", SIMCC_IN, SIMCC_OUT)
+    assert other.mean == (123.675, 116.28, 103.53)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "decoder", "words"),
+    [
+        (TOP_DOWN, {"component": "RTMODecode", "params": {}}, "read by RTMODecode; allowed: ResizeBBox, SimCC"),
+        (TOP_DOWN[:2], SIMCC_DECODE, "no 'TopDownAffine'"),
+        ([{**step, "use_udp": True} for step in TOP_DOWN], SIMCC_DECODE, r"unbiased data processing \(UDP\)"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_done_is_refused_in_one_line(
+    tmp_path: Path, transforms: list[dict[str, Any]], decoder: dict[str, Any], words: str
+) -> None:
+    file = mmdeploy(tmp_path, transforms, decoder)
+    with pytest.raises(UsageError, match=words) as caught:
+        spec_of(file, SIMCC_IN, SIMCC_OUT)
+    assert "end2end.spec.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_pipeline_of_the_tested_detector_says_what_its_signature_does(shared: Path, tmp_path: Path) -> None:
+    inputs = (Node("input", ("batch", 3, "height", "width"), "tensor(float)"),)
+    outputs = (Node("dets", ("batch", "n", 5), "tensor(float)"), Node("labels", ("batch", "n"), "tensor(int64)"))
+    told = spec_of(shared / "weights/rtmdet_nano_person/end2end.onnx", inputs, outputs)
+    assert told == spec_of(tmp_path / "alone.onnx", inputs, outputs)

@@ -60,7 +60,7 @@ def people(shared: Path) -> list[dict[str, Any]]:
 def test_keypoints_in_true_boxes(estimator: Callable[..., OnnxEstimator], people: list, model: str) -> None:
     similarity = [
         keypoint_similarity(
-            estimator(model).keypoints(person["frame"], person["box"][None]),
+            estimator(model).keypoints([(person["frame"], person["box"])]),
             person["keypoints"][None],
             np.array([person["area"]]),
         )
@@ -72,7 +72,7 @@ def test_keypoints_in_true_boxes(estimator: Callable[..., OnnxEstimator], people
 def test_every_person_is_detected(estimator: Callable[..., OnnxEstimator], people: list) -> None:
     missed = []
     for person in people:
-        boxes = estimator().detect(person["frame"])[:, :4]
+        boxes = estimator().detect([person["frame"]])[0][:, :4]
         inner = np.minimum(boxes[:, 2:], person["box"][2:]) - np.maximum(boxes[:, :2], person["box"][:2])
         inner = inner.clip(0).prod(1)
         union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (person["box"][2:] - person["box"][:2]).prod() - inner
@@ -89,8 +89,8 @@ def test_average_precision_with_detected_boxes(estimator: Callable[..., OnnxEsti
     results = []
     for image in truth.dataset["images"]:
         frame = np.array(Image.open(shared / "data/coco-mini" / image["file_name"]).convert("RGB"))
-        boxes = estimator().detect(frame)
-        for keypoints, box in zip(estimator().keypoints(frame, boxes), boxes, strict=True):
+        (boxes,) = estimator().detect([frame])
+        for keypoints, box in zip(estimator().keypoints([(frame, box) for box in boxes]), boxes, strict=True):
             seen = keypoints[:, 2] > 0.2
             score = float(box[4]) * (float(keypoints[seen, 2].mean()) if seen.any() else 0.0)
             values = keypoints.astype(float).ravel().tolist()
@@ -112,7 +112,7 @@ def test_boxes_follow_the_picture(estimator: Callable[..., OnnxEstimator], peopl
     small = np.asarray(Image.fromarray(frame).resize((width // 2, height // 2), Image.Resampling.LANCZOS))
     canvas = np.full((height // 2 + 90, width // 2 + 110, 3), 114, np.uint8)
     canvas[30 : 30 + height // 2, 50 : 50 + width // 2] = small
-    before, after = estimator().detect(frame)[0], estimator().detect(canvas)[0]
+    (before, *_), (after, *_) = estimator().detect([frame, canvas])
     size = np.sqrt((before[2:4] - before[:2]).prod())
     np.testing.assert_allclose((after[:4] - [50, 30, 50, 30]) * 2, before[:4], atol=0.08 * size)
 
@@ -129,8 +129,8 @@ def test_keypoints_follow_the_picture(
         canvas = np.zeros((height + dy, width + dx, 3), np.uint8)
         canvas[dy:, dx:] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
         factor = np.tile([width / frame.shape[1], height / frame.shape[0]], 2)
-        before = estimator().keypoints(frame, box[None])[0]
-        after = estimator().keypoints(canvas, (box * factor + [dx, dy, dx, dy])[None])[0]
+        before = estimator().keypoints([(frame, box)])[0]
+        after = estimator().keypoints([(canvas, box * factor + [dx, dy, dx, dy])])[0]
         seen = before[:, 2] > 0.3
         assert seen.sum() >= 5
         moved_by.append(np.abs((after[seen, :2] - [dx, dy]) / factor[:2] - before[seen, :2]).max(1))
@@ -144,8 +144,8 @@ def test_an_exact_shift_gives_exactly_shifted_keypoints(estimator: Callable[...,
     frame, box = people[0]["frame"], people[0]["box"].round()
     canvas = np.zeros((frame.shape[0] + 16, frame.shape[1] + 32, 3), np.uint8)
     canvas[16:, 32:] = frame
-    before = estimator().keypoints(frame, box[None])
-    after = estimator().keypoints(canvas, box[None] + [32, 16, 32, 16])
+    before = estimator().keypoints([(frame, box)])
+    after = estimator().keypoints([(canvas, box + np.array([32, 16, 32, 16]))])
     np.testing.assert_allclose(after - before, np.broadcast_to([32, 16, 0], before.shape), atol=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import stores
 from commands import Vilp
+from fixture_store import FIXTURE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import digest, make_videos, plain_config
@@ -19,7 +21,7 @@ from watcher import contents
 
 from pipeline.extraction import extract
 from store import FeatureStore, StoreError
-from store.layout import LEASE
+from store.layout import CONFIGS, LEASE
 from store.objects import LocalObjects
 from store.verify import restore, verify_store
 
@@ -127,7 +129,7 @@ def test_damage_to_a_real_store_is_named_refused_and_mended(
         for damaged in damages(key, before[key]):
             if damaged is None:
                 (root / key).unlink()
-                if key == LEASE or is_commit(key):  # nothing is lost with a lease; for commits see below
+                if is_spare(key) or is_commit(key):  # nothing is lost with these; for commits see below
                     shutil.copyfile(real / key, root / key)
                     continue
             else:
@@ -150,6 +152,10 @@ def test_damage_to_a_real_store_is_named_refused_and_mended(
             shutil.rmtree(root)
             shutil.copytree(real, root)
     print(f"\n{count} damages")
+
+
+def is_spare(key: str) -> bool:
+    return key == LEASE or key.startswith(CONFIGS)
 
 
 def is_commit(key: str) -> bool:
@@ -210,12 +216,32 @@ def test_a_commit_that_is_gone_shows(real: Path, tmp_path: Path) -> None:
     assert report.committed < verify_store(LocalObjects(real)).committed
 
 
-def test_a_damaged_line_of_hashes_does_not_pass_for_fill(real: Path, tmp_path: Path) -> None:
-    """An array that no line vouches for is one without values only where no video of its shard has any."""
+@pytest.mark.parametrize("store", ["today's", "of the first version"])
+def test_a_damaged_line_of_hashes_does_not_pass_for_fill(real: Path, tmp_path: Path, store: str) -> None:
+    """A commit covers the lines of its arrays. Those of the first stores do not: there an array that no line vouches
+    for is one without values only where no video of its shard has any."""
+    root, is_new = tmp_path / "s", store == "today's"
+    shutil.copytree(real if is_new else FIXTURE, root)
+    sums = next(root.glob("_tables/commits/pose/*/0.sha256"))
+    sums.write_bytes(sums.read_bytes().replace(b"/keypoints/", b"/keypoinus/"))
+    with pytest.raises(StoreError, match=r"commit .* is damaged" if is_new else r"hashes of .* are damaged") as error:
+        FeatureStore.open(root).load(arrays=("keypoints",))
+    assert error.value.kind == "store-corrupt"
+    (problem,) = {problem.shard for problem in verify_store(LocalObjects(root)).problems}
+    assert problem == 0
+
+
+def test_lists_of_hashes_that_were_exchanged_are_noticed(real: Path, tmp_path: Path) -> None:
+    """A list whose line of the commit is right, and which vouches for other bytes of an array: as after a writer that
+    nobody kept out."""
     root = tmp_path / "s"
     shutil.copytree(real, root)
     sums = next(root.glob("_tables/commits/pose/*/0.sha256"))
-    sums.write_bytes(sums.read_bytes().replace(b"/keypoints/", b"/keypoinus/"))
-    with pytest.raises(StoreError, match=r"hashes of .* are damaged") as error:
+    lines = sums.read_text().splitlines()
+    forged = next(line for line in lines if "/keypoints/" in line)
+    path = root / forged.split("  ")[1]
+    flip(path, 0.5, 0)
+    sums.write_text(sums.read_text().replace(forged.split()[0], hashlib.sha256(path.read_bytes()).hexdigest()))
+    with pytest.raises(StoreError, match=r"commit .* is damaged"):
         FeatureStore.open(root).load(arrays=("keypoints",))
-    assert error.value.kind == "store-corrupt"
+    assert {problem.shard for problem in verify_store(LocalObjects(root)).problems} == {0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import pytest
 import stores
 import torch
 import zarr
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
 from store.lease import Part, hold
 from store.objects import LocalObjects
 from store.plan import read_plan, settle_plan
+from store.schema import ArraySpec, Modality
 from store.verify import restore, verify_store
 from store.writer import create_store, write_shard
 
@@ -43,6 +45,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     text = store.text()
     np.testing.assert_array_equal(text.word_embeddings.numpy(), stores.values(stores.TEXT, [0])["word_embeddings"][0])
     assert text.class_names == ("a", "b")
+
+
+def test_heatmap_embeddings_follow_the_frames_and_views(tmp_path: Path) -> None:
+    views = ["center", "flip"]
+    spec = ArraySpec((2, stores.FRAMES, stores.WIDTH), "float16", ("view", "frame", "embed"))
+    pose = Modality("pose", "drawn", {"heatmap": {"views": views}}, {"heatmap_clip": spec})
+    stores.build(tmp_path / "s", modalities=(stores.CLIP, pose))
+    store, whole = FeatureStore.open(tmp_path / "s"), stores.values(pose, list(range(10)))["heatmap_clip"]
+    found = store.load(arrays=("heatmap_clip",), frames=2, view="flip")["heatmap_clip"].numpy()
+    np.testing.assert_array_equal(found, whole[:, [1]][:, :, [0, 2]])
+    np.testing.assert_array_equal(store.load(arrays=("heatmap_clip",))["heatmap_clip"].numpy(), whole)
+    with pytest.raises(UsageError, match="view is 'squash'; allowed: center, flip"):
+        store.load(arrays=("heatmap_clip",), view="squash")
 
 
 def test_splits_frames_and_views(tmp_path: Path) -> None:
@@ -75,6 +90,21 @@ def test_a_torch_loader_reads_the_same_rows_in_any_order(tmp_path: Path) -> None
     seen = {name: row for batch in loader for name, row in zip(batch["video_id"], batch["keypoints"], strict=True)}
     assert set(seen) == set(whole.video_ids)
     assert all(torch.equal(seen[name], whole["keypoints"][i]) for i, name in enumerate(whole.video_ids))
+
+
+def test_a_list_of_indices_gives_a_whole_batch_in_its_order(tmp_path: Path) -> None:
+    stores.build(tmp_path / "s")
+    store = FeatureStore.open(tmp_path / "s")
+    dataset = pickle.loads(pickle.dumps(store.dataset(split=1, arrays=("cls", "keypoints"), frames=2)))
+    order = [4, 0, 5, 0, 2]
+    batch, samples = dataset[order], [dataset[index] for index in order]
+    assert batch["video_id"] == [sample["video_id"] for sample in samples]
+    assert batch["label"].tolist() == [sample["label"] for sample in samples]
+    for name in ("cls", "keypoints"):
+        assert torch.equal(batch[name], torch.stack([sample[name] for sample in samples]))
+    loader = DataLoader(dataset, batch_size=None, sampler=BatchSampler(SequentialSampler(dataset), 4, drop_last=False))
+    sizes = [batch["cls"].shape[0] for batch in loader]
+    assert (len(sizes), max(sizes), sum(sizes)) == (-(-len(dataset) // 4), 4, len(dataset))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import stores
 from fixture_store import CLIP, FRAMES, POSE
 from s3server import S3Server
 
+import store.transfer
 from store import FeatureStore, StoreError, UsageError
-from store.commits import PARTIAL, QUARANTINED, committed_shards
+from store.care import delete_group
+from store.commits import PARTIAL, QUARANTINED, Commit, committed_shards, remove_commit
 from store.groups import read_groups
 from store.layout import QUARANTINE
 from store.lease import WHOLE, hold
@@ -171,6 +173,42 @@ def test_other_bytes_are_other_values(place: Place) -> None:
         write_shard(lease.guard(other), stores.CLIP, 0, 4, arrays, rows)
     with pytest.raises(StoreError, match=f"the bytes of {stores.CLIP.path}/cls/c.0.0.0.0 differ"):
         merge_stores([other], one)
+
+
+def test_shards_of_other_videos_are_not_put_together(place: Place) -> None:
+    """As two runs with other limits leave them."""
+    one, other = part(place("local"), (0,)), part(place("local"), (0,))
+    for objects, slots in ((one, [0, 1]), (other, [0, 1, 2])):
+        with hold(objects, WHOLE) as lease:
+            ours = lease.guard(objects)
+            remove_commit(ours, stores.CLIP.path, 0)
+            write_shard(ours, stores.CLIP, 0, 4, stores.values(stores.CLIP, slots), stores.rows_of(slots))
+    with pytest.raises(StoreError, match=r"holds other videos in .*slot 2 is in one of them alone, as after --limit"):
+        merge_stores([other], one)
+
+
+@pytest.mark.parametrize("gone", ["commit", "array"])
+def test_a_deletion_beside_a_copy_ends_it_and_damages_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """The source is not held. What goes while it is copied is named as gone, and not as damaged."""
+    one, other = part(place("local"), (0, 1, 2)), place("local")
+    real, calls = store.transfer.read_commit, []
+
+    def too_early(objects: Objects, group: str, shard: int) -> Commit | None:
+        commit = real(objects, group, shard)
+        if not calls:
+            calls.append(shard)
+            delete_group(one, stores.CLIP.path)
+            return commit if gone == "array" else None
+        return commit
+
+    monkeypatch.setattr("store.transfer.read_commit", too_early)
+    with pytest.raises(StoreError, match=r"was removed from .* while it was copied") as error:
+        copy_store(one, other)
+    assert error.value.kind == "store-mismatch"
+    report = verify_store(other)
+    assert [problem for problem in report.problems if problem.shard is not None] == []
 
 
 def changed(**changes: object) -> Plan:

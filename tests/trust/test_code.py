@@ -162,7 +162,7 @@ def test_clip_weights(tmp_path: Path, mark: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_pose_weights(tmp_path: Path, mark: Path, name: str) -> None:
-    from stages.pose.checkpoints import read_checkpoint
+    from stages.weights import read_checkpoint
 
     with pytest.raises(UsageError, match="cannot be read as weights alone"):
         read_checkpoint(malicious(tmp_path / name, mark), flag="--pose-weights")
@@ -249,7 +249,6 @@ def recipe(tmp_path: Path, **settings: object) -> LocalObjects:
     [
         ("--decoder", {"decoder": "os:system"}),
         ("--pose", {"pose": "subprocess:Popen"}),
-        ("--pose", {"pose": "antigravity"}),
         ("--pose-config", {"pose": "mmpose", "pose_config": "stores/s/evil.py"}),
         ("--pose-config", {"pose": "mmpose", "pose_config": "rtmdet_m,evil.py"}),
     ],
@@ -262,6 +261,19 @@ def test_code_that_a_store_names_is_not_run(tmp_path: Path, option: str, setting
     assert error.value.kind == "usage"
     value = settings[option[2:].replace("-", "_")]
     assert isinstance(resolve(url, {option[2:].replace("-", "_"): value}), ExtractConfig)
+
+
+def test_an_estimator_that_names_no_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="pose is 'antigravity'; allowed: mmpose, "):
+        ExtractConfig.from_recipe({**ExtractConfig().recipe(), "pose": "antigravity"})
+
+
+def test_a_recipe_of_a_newer_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    plan = dataclasses.replace(stores.plan(), source={**ExtractConfig().recipe(), "warp": 9})
+    stores.build(tmp_path / "s", the_plan=plan)
+    with pytest.raises(StoreError, match="with the setting 'warp', which this vilp-pipe does not know") as error:
+        resolve(str(tmp_path / "s"), {})
+    assert error.value.kind == "store-version"
 
 
 def test_a_repair_runs_no_code_that_a_store_names(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def check(archive: Archive, path: Path) -> None:
             raise MissingError(f"{path} is not {archive.name}: it begins with {start!r}; {_by_hand(archive)}")
         size = path.stat().st_size
         if archive.size not in (None, size):
-            raise MissingError(f"{path} has {size:,} bytes; {archive.name} has {archive.size:,}; {_by_hand(archive)}")
+            raise MissingError(
+                f"{path} has {size:,} bytes, the official {archive.name} {archive.size:,}; {_by_hand(archive)}"
+            )
         if archive.digest is not None:
             kind, _, hexdigest = archive.digest.partition(":")
             file.seek(0)
@@ -177,7 +179,7 @@ class _Transfer:
         if total is not None and self._archive.size not in (None, total):
             self.end()
             raise MissingError(
-                f"{self._archive.url} has {total:,} bytes; {self._archive.name} has {self._archive.size:,}; "
+                f"{self._archive.url} has {total:,} bytes, the official {self._archive.name} {self._archive.size:,}; "
                 f"{_by_hand(self._archive)}"
             )
         free = shutil.disk_usage(self._part.parent).free

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.datasets.base import Dataset, Video, Videos, need_videos, scan_videos
+from pipeline.datasets.base import Dataset, FileInfo, Video, Videos, need_videos, scan_videos
 from pipeline.datasets.synthetic.config import CLASSES, NUM_SPLITS, TINY, SyntheticConfig
-from pipeline.datasets.synthetic.render import ANNOTATIONS, TRUTH, Progress, read_recipe, render_dataset
+from pipeline.datasets.synthetic.render import (
+    ANNOTATIONS,
+    TRUTH,
+    Progress,
+    read_recipe,
+    render_dataset,
+    render_sample,
+)
 from store.errors import UsageError
 
-__all__ = ["ANNOTATIONS", "CLASSES", "TINY", "TRUTH", "SyntheticConfig", "load", "render_dataset"]
+__all__ = [
+    "ANNOTATIONS",
+    "CLASSES",
+    "TINY",
+    "TRUTH",
+    "SyntheticConfig",
+    "load",
+    "preview",
+    "read_recipe",
+    "render_dataset",
+    "render_sample",
+]
 
 LICENCE = "CC0-1.0 (rendered)"
 
@@ -25,8 +44,20 @@ def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset
         raise UsageError(
             f"{root} holds a synthetic set of seed {recipe['seed']}, asked for {seed}; give another folder"
         )
-    rows = pq.read_table(root / ANNOTATIONS).to_pylist()
     files = scan_videos(root)
+    dataset = _listed(root, files)
+    return need_videos(dataset, str(root), "delete the folder to render it anew")
+
+
+def preview(folder: Path, seed: int = 0) -> Dataset:
+    """The set as it would be listed in the empty ``folder``, with not one video rendered: their sizes are 0."""
+    render_sample(folder, seed=seed)
+    paths = pq.read_table(folder / ANNOTATIONS, columns=["path"])["path"].to_pylist()
+    return _listed(folder, dict.fromkeys(paths, FileInfo(0, 0)))
+
+
+def _listed(root: Path, files: Mapping[str, FileInfo]) -> Dataset:
+    rows = pq.read_table(root / ANNOTATIONS).to_pylist()
     videos = (
         Video(
             row["video_id"],
@@ -45,7 +76,7 @@ def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset
     )
     listed = {row["path"] for row in rows}
     class_names = tuple(name for _, name in sorted({(row["label"], row["class_name"]) for row in rows}))
-    dataset = Dataset(
+    return Dataset(
         "synthetic",
         root,
         class_names,
@@ -56,4 +87,3 @@ def load(root: Path, seed: int = 0, progress: Progress | None = None) -> Dataset
         LICENCE,
         len(rows),
     )
-    return need_videos(dataset, str(root), "delete the folder to render it anew")

@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,21 @@ def render_dataset(
     digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     _write_json(root / RECIPE, recipe | {"videos": len(scripts), "digest": digest})
     (root / UNFINISHED).unlink(missing_ok=True)
+
+
+def render_sample(
+    root: Path, *, seed: int = 0, config: SyntheticConfig | None = None, video_ids: Collection[str] = ()
+) -> None:
+    """The tables of the whole set, and some of its videos. What comes of it is no complete set, and is not marked as
+    one."""
+    config = config or SyntheticConfig()
+    scripts = list(write_scripts(seed, config))
+    if not (root / ANNOTATIONS).is_file():
+        _write_table(root / TRUTH, _truth_table(scripts))
+        _write_table(root / ANNOTATIONS, _annotations(scripts, config))
+    for script in scripts:
+        if script.video_id in video_ids:
+            render_video(root, script)
 
 
 def read_recipe(root: Path) -> dict[str, Any] | None:

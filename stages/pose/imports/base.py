@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stages.pose.base import file_digest
 from stages.types import Clip, VideoFailure
+from stages.weights import file_digest
 
 # Two countings of one file may differ by this many frames at its end: a header's, or a decoder that drops the last one.
 TOLERANCE = 2

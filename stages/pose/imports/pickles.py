@@ -1,4 +1,5 @@
-"""Pickles read as data: numpy arrays, numbers, text and containers of them, and nothing else.
+"""Pickles read as data: arrays (of numpy, and tensors of torch, as numpy's), numbers, text and containers of them, and
+nothing else.
 
 A pickle is a program; whoever loads one with ``pickle.load`` runs it. Here every name that a file may mention is in a
 list, and stands for a function that can only build an array. Any other name ends the reading before anything is called.
@@ -6,8 +7,10 @@ list, and stands for a function that can only build an array. Any other name end
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,9 @@ def load_pickle(path: Path) -> Any:
             "again without that object"
         ) from None
     # A file that is no pickle can fail in any of these ways.
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError),
+    ) as error:
         raise UsageError(f"{path} cannot be read as a pickle ({error}); name another file") from None
 
 
@@ -61,6 +66,28 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _storage(data: bytes) -> np.ndarray:
+    """What a tensor views: torch saves it inside the pickle, in a format of its own, which is read as weights are."""
+    import torch
+
+    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(storage, torch.TypedStorage):
+        raise _ForbiddenError(f"a tensor of {type(storage).__name__}")
+    whole = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)  # type: ignore[call-overload]
+    values: np.ndarray = (whole.float() if whole.dtype == torch.bfloat16 else whole).numpy()
+    return values
+
+
+def _tensor(
+    storage: np.ndarray, offset: int, size: Sequence[int], stride: Sequence[int], *_facts_of_training: object
+) -> np.ndarray:
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
+        raise ValueError(f"a tensor of size {list(size)} in {len(storage)} numbers")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], list(size), strides).copy()
+
+
 _ALLOWED: dict[str, Any] = {
     **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
@@ -70,6 +97,8 @@ _ALLOWED: dict[str, Any] = {
     "_codecs.encode": _bytes,
     "__builtin__.bytes": _no_bytes,
     "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch.storage._load_from_bytes": _storage,
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import made_up_heads
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,8 @@ FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch
 
 
 @pytest.mark.parametrize(
-    "head", ["mean", "vcs", "pvcs", "pvcs-joint", "attn", "pose", "fuse", "vcs+pose", HeadConfig(modalities="P+T")]
+    "head",
+    ["mean", "vcs", "pvcs", "pvcs-joint", "attn", "pose", "poseconv", "fuse", "vcs+pose", HeadConfig(modalities="P+T")],
 )
 def test_a_run_is_reproduced_to_the_bit(make_store, tmp_path, head):
     made = make_store()
@@ -93,6 +95,16 @@ def test_other_features_are_refused(make_store, tmp_path):
     assert allowed.selection.clip == other.clip.id
 
 
+def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monkeypatch):
+    result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
+    monkeypatch.setattr(made_up_heads, "DIM", 12)
+    narrow = make_store("narrow", tokens=()).open()
+    with pytest.raises(StoreError, match=r"have fingerprint .* train again, or allow the mismatch"):
+        evaluate_run(result, narrow)
+    with pytest.raises(UsageError, match=r"head reads frames 16 wide and .* has them 12 wide; evaluate on features of"):
+        evaluate_run(result, narrow, allow_mismatch=True)
+
+
 def test_changed_numbers_are_refused(make_store, tmp_path, monkeypatch):
     made = make_store()
     result = train_head(made.open(), head="vcs", out=tmp_path / "run", **FAST)
@@ -149,6 +161,22 @@ def test_a_missing_modality_is_named_before_anything_is_written(make_store, tmp_
         train_head(make_store(**options).open(), head=head, out=tmp_path / "run", **FAST)
     assert caught.value.kind == "missing-modality"
     assert not (tmp_path / "run").exists()
+
+
+def test_skeletons_need_no_clip(make_store, tmp_path):
+    made = make_store(clip=False)
+    for head in ("pose", HeadConfig(modalities="P")):
+        result = train_head(made.open(), head=head, split="all", out=tmp_path / "run", **{**FAST, "frames": 8})
+        assert result.selection.clip is None
+        assert result.selection.views == ("center", "flip")
+        assert evaluate_run(result).reproduced
+        assert not any("random weights" in line for line in result.warnings)
+    other = make_store("other", clip=False, seed=1)
+    with pytest.raises(StoreError, match=r"have fingerprint .* and the run was trained on"):
+        evaluate_run(result, other.open())
+    for head in ("vcs+pose", HeadConfig(modalities="P+T"), "vcs"):
+        with pytest.raises(MissingError, match=r"holds no clip features; add them with: .* --modality clip"):
+            train_head(made.open(), head=head, out=tmp_path / "more", **FAST)
 
 
 def test_a_class_without_training_videos_is_a_warning(make_store, tmp_path):
@@ -222,7 +250,11 @@ def test_progress_is_told_epoch_by_epoch(make_store, tmp_path):
     reports = []
     store = make_store().open()
     train_head(store, head="vcs", split="all", seeds=2, out=tmp_path / "run", progress=reports.append, **FAST)
-    assert [(r.split, r.seed, r.epoch) for r in reports] == [(s, n, e) for s in (1, 2) for n in (0, 1) for e in (1, 2)]
+    # All four are trained together, as they are small; their epochs end when their own videos do.
+    heard = [(r.split, r.seed, r.epoch) for r in reports]
+    assert sorted(heard) == [(s, n, e) for s in (1, 2) for n in (0, 1) for e in (1, 2)]
+    assert [r.epoch for r in reports] == sorted(r.epoch for r in reports)
+    assert {r.runs for r in reports} == {4}
     assert all(report.epochs == 2 and report.loss > 0 for report in reports)
 
 

@@ -130,6 +130,32 @@ def test_a_run_that_is_cut_short_anywhere_goes_on(hmdb, tmp_path, monkeypatch, f
     assert not (tmp_path / "root" / ".prepare").exists()
 
 
+def test_an_interrupted_archive_is_known_by_all_its_files(hmdb, tmp_path, monkeypatch):
+    """Also by those that were moved before the interruption: one that is lost later is unpacked again."""
+    monkeypatch.setattr(preparing, "_unreadable", lambda dataset, progress: ())
+    root, moved = tmp_path / "root", []
+    move = preparing._move
+
+    def stop_at_the_fourth(source, target):
+        if len(moved) == 3:
+            raise Stopped
+        move(source, target)
+        moved.append(target)
+
+    def stop_at_the_second(archive, folder):
+        raise Stopped
+
+    for name, step in (("_move", stop_at_the_fourth), ("unpack", stop_at_the_second)):
+        with monkeypatch.context() as this_time:
+            this_time.setattr(preparing, name, step)
+            with pytest.raises(Stopped):
+                prepare(hmdb, root, archives=tmp_path / "archives")
+    assert [path.name for path in (root / ".prepare" / "done").iterdir()] == ["test_train_splits.rar.json"]
+    moved[0].unlink()
+    made = prepare(hmdb, root, archives=tmp_path / "archives")
+    assert (made.wrong, made.videos) == ((), 6)
+
+
 def test_what_is_missing_is_counted(hmdb, tmp_path):
     rars.rar4(tmp_path / "archives" / "hmdb51_org.rar", {"sword.rar": (tmp_path / "sword.rar").read_bytes()})
     made = prepare(hmdb, tmp_path / "root", archives=tmp_path / "archives")

@@ -89,7 +89,7 @@ def test_a_run_that_ended_after_the_last_byte_ends(server, tmp_path):
 @pytest.mark.parametrize(
     ("known", "data", "words"),
     [
-        ({"size": 5}, DATA, "10,240,007 bytes; a.rar has 5"),
+        ({"size": 5}, DATA, "10,240,007 bytes, the official a.rar 5"),
         ({"digest": "md5:" + "0" * 32}, DATA, "a.rar has 0000"),
         ({}, b"<html>we have moved</html>", "begins with b'<html>"),
     ],

@@ -82,6 +82,30 @@ def test_the_table_is_what_was_trained(make_store, tmp_path):
     assert {"pose in the weights only", "pose in the values only"} < set(top1)
 
 
+def test_transfer_trains_on_every_split(make_store, tmp_path):
+    made = make_store()
+    other = make_store("other", class_names=("pour", "run", "swim", "talk"), order=(2, 0, 3, 1), dataset="others")
+    report = run_study("transfer", config_of(made, split="all", seeds=2, to=str(other.root)), out=tmp_path / "out")
+    top1 = report.details["top1"]
+    assert all(np.shape(values) == (2, 2) for values in top1.values())
+    assert len({value for row in top1["untrained, video + text"] for value in row}) == 1
+    found = report.details["gains"]["video + text"]
+    assert found["gain"] == pytest.approx(np.mean(top1["video + pose + text"]) - np.mean(top1["video + text"]))
+
+
+def test_encoders_without_words_are_compared_where_the_head_can_do_without(make_store, tmp_path):
+    made = make_store(video=True)
+    both = config_of(made, head=HeadConfig(head="attn+pose"))
+    report = run_study("backbone", both, out=tmp_path / "both")
+    assert [row[0] for row in report.rows] == [made.clip.id, made.video.id]
+    assert "Left out" not in report.markdown
+    assert any("the video model has random weights" in warning for warning in report.warnings)
+    second = make_store("second", video=True, second_clip=True)
+    report = run_study("backbone", config_of(second), out=tmp_path / "words")
+    assert {row[0] for row in report.rows} == {second.clip.id, second.second_clip.id}
+    assert f"Left out: {second.video.id}; head pvcs reads words" in report.markdown
+
+
 def test_what_a_head_is_without_pose():
     assert without_pose(HeadConfig(head="pvcs", tau=0.02)) == HeadConfig(head="vcs", tau=0.02)
     assert without_pose(HeadConfig(head="pvcs-joint")) == HeadConfig(head="vcs")
@@ -103,7 +127,7 @@ def test_what_a_study_cannot_work_with_is_said_before_it_starts(make_store, tmp_
         ("pose", {"head": HeadConfig(head="vcs")}, UsageError, "head is 'vcs'"),
         ("transfer", {}, UsageError, "to is not given"),
         ("transfer", {"to": str(made.root)}, UsageError, "has the same classes"),
-        ("backbone", {}, MissingError, "has 1 image encoders .* --modality clip --clip MODEL"),
+        ("backbone", {}, MissingError, "has 1 encoders .* --modality clip --clip MODEL"),
         ("estimators", {}, MissingError, "has 1 pose estimators .* --modality pose --pose BACKEND"),
         ("pose", {"split": 7}, UsageError, "split is 7; allowed: 1, 2, all"),
     ):
@@ -111,7 +135,7 @@ def test_what_a_study_cannot_work_with_is_said_before_it_starts(make_store, tmp_
             run_study(name, config_of(made, **options), out=out)
     assert not out.exists()
     with pytest.raises(
-        MissingError, match=r"holds value tokens and this study compares several.* --tokens value,penult"
+        MissingError, match=r"holds value tokens and this study compares several.* --tokens value,penult,last"
     ):
         run_study("tokens", config_of(make_store("few", tokens=("value",))), out=out)
     with pytest.raises(MissingError, match=r"reads pose and .* has none; add it with"):
@@ -169,9 +193,9 @@ def test_the_area_under_the_curve_is_a_chance():
 
 
 def test_tokens_show_persons_where_they_look_like_nothing_else(make_store, tmp_path):
-    blind = make_store("blind", marked_boxes=0.0)
+    blind = make_store("blind", marked_boxes=0.0, tokens=("value", "penult", "last"))
     found = run_study("tokens", config_of(blind), out=tmp_path / "one").details["area"]
-    assert set(found) == {"penult", "value"}
+    assert set(found) == {"penult", "value", "last"}
     assert all(area["low"] < 0.55 for area in found.values())
     seeing = make_store("seeing", marked_boxes=6.0)
     found = run_study("tokens", config_of(seeing), out=tmp_path / "two").details["area"]

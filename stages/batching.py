@@ -1,0 +1,68 @@
+"""What models share, whatever they read: device, fixed batches, and threads that work ahead."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from store.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that an option names. Raises ``UsageError`` where torch does not see it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+    return device
+
+
+def to_device(frames: np.ndarray, device: torch.device) -> Tensor:
+    """Frames uint8, never written to, on a device."""
+    with warnings.catch_warnings():  # a view on shared memory may be read-only; nothing here writes to it
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        tensor = torch.from_numpy(np.ascontiguousarray(frames))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
+    """Blocks [n, ...] of any n, joined and cut into batches of exactly ``size`` rows of ``dtype``; the last one is
+    padded with zeros. Yields each batch with its number of real rows.
+    """
+    batch, filled = torch.empty(0), 0
+    for block in blocks:
+        if not len(batch):
+            batch = torch.zeros(size, *block.shape[1:], dtype=dtype, device=block.device)
+        done = 0
+        while done < len(block):
+            take = min(size - filled, len(block) - done)
+            batch[filled : filled + take].copy_(block[done : done + take])
+            filled, done = filled + take, done + take
+            if filled == size:
+                yield batch, filled
+                batch, filled = torch.zeros_like(batch), 0
+    if filled:
+        yield batch, filled
+
+
+def map_ahead(
+    threads: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], *, ahead: int
+) -> Iterator[Any]:
+    """Results of ``function`` in the order of ``items``, of which at most ``ahead`` are taken before they are
+    needed."""
+    waiting: deque[Future[Any]] = deque()
+    for item in items:
+        waiting.append(threads.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,110 @@
+"""Text sets: prompts of the class names, added to a store at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from extractions import small_config
+
+from pipeline.config import resolve
+from pipeline.extraction import extract
+from pipeline.forecast import forecast
+from pipeline.head import train_head
+from pipeline.progress import Progress
+from pipeline.repair import repair
+from stages.clip.templates import DEFAULT_TEMPLATES, TEMPLATE_SETS, read_templates
+from store import FeatureStore, MissingError, UsageError
+from store.objects import LocalObjects
+from store.verify import verify_store
+
+TWO = ("a video of a person {}.", "somebody {}")
+
+
+@pytest.fixture(scope="module")
+def made(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("texts") / "store"
+    extract(small_config(small_videos, store))
+    return store
+
+
+def added(made: Path, to: Path, templates: tuple[str, ...] = TWO) -> FeatureStore:
+    shutil.copytree(made, to)
+    given = {"modalities": ("text",), "templates": templates, "engine": "inline"}
+    assert forecast(resolve(str(to), given)).to_do == 0
+    assert extract(resolve(str(to), given)).executed == 0
+    return FeatureStore.open(to)
+
+
+def texts(store: FeatureStore) -> dict[tuple[str, ...], str]:
+    found = [group.modality for group in store.groups.values() if group.modality.kind == "text"]
+    return {tuple(text.record["templates"]): text.id for text in found}
+
+
+def test_a_second_text_set_stands_beside_the_first(made: Path, tmp_path: Path) -> None:
+    store = added(made, tmp_path / "s")
+    names = texts(store)
+    assert set(names) == {DEFAULT_TEMPLATES, TWO}
+    ensemble = store.text(text=names[TWO])
+    assert ensemble.class_embeddings.shape[0] == 2
+    first = FeatureStore.open(made).text()
+    torch.testing.assert_close(ensemble.class_embeddings[0], first.class_embeddings[0], atol=1e-5, rtol=1e-5)
+    extract(resolve(store.url, {"modalities": ("text",), "templates": TWO, "engine": "inline"}))
+    assert texts(FeatureStore.open(store.url)) == names
+    with pytest.raises(UsageError, match="text is None, which does not name one group; choose one of"):
+        train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run")
+    run = train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run", text=names[TWO])
+    assert run.selection.text == names[TWO]
+
+
+def test_a_damaged_text_set_is_made_again(made: Path, tmp_path: Path) -> None:
+    store = added(made, tmp_path / "s")
+    before = verify_store(LocalObjects(tmp_path / "s")).digest
+    (path,) = (tmp_path / "s").rglob(f"{texts(store)[TWO]}/word_embeddings/c*")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    objects = LocalObjects(tmp_path / "s")
+    report = verify_store(objects)
+    assert report.problems
+    mended = repair(objects, report, progress=Progress())
+    assert not mended.problems
+    assert mended.digest == before
+
+
+def test_a_text_set_needs_features_of_its_model(made: Path, tmp_path: Path, small_videos: Path) -> None:
+    shutil.copytree(made, tmp_path / "s")
+    other = dataclasses.replace(
+        resolve(str(tmp_path / "s"), {"modalities": ("text",), "engine": "inline"}), views=("squash",)
+    )
+    with pytest.raises(MissingError, match=r"has no features of clip/.* --modality clip --clip"):
+        extract(other)
+    assert len(texts(FeatureStore.open(tmp_path / "s"))) == 1
+    nowhere = dataclasses.replace(small_config(small_videos, tmp_path / "none"), modalities=("text",))
+    with pytest.raises(MissingError, match="has no features of clip/"):
+        extract(nowhere)
+    with pytest.raises(UsageError, match="modality is pose,text; give text alone, or with clip"):
+        dataclasses.replace(nowhere, modalities=("pose", "text"))
+
+
+def test_templates_come_by_name_from_a_file_or_as_they_are(tmp_path: Path) -> None:
+    assert read_templates("video") == DEFAULT_TEMPLATES
+    assert read_templates("ensemble") == TEMPLATE_SETS["ensemble"]
+    assert read_templates("{} | a person, {}") == ("{}", "a person, {}")
+    lines = tmp_path / "mine.txt"
+    lines.write_text("a film of {}\n\n  {} outdoors \n")
+    assert read_templates(str(lines)) == ("a film of {}", "{} outdoors")
+    for text, message in (
+        ("a {} b {}", "which has|give one {}"),
+        ("", "a file without a line"),
+        ("no place for the name", "give one {}, where the class name goes"),
+        ("{} twice\n{} twice", "'{} twice' is there twice"),
+    ):
+        lines.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_templates(str(lines))
+    with pytest.raises(UsageError, match="templates is 'ensembl'; allowed: video, name, photo, ensemble, templates"):
+        read_templates("ensembl")
