@@ -22,10 +22,13 @@ Opt = typer.Option
 def benchmark(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="decode, clip, pose, extract, head, scale (default: all)."),
+        typer.Argument(metavar="[NAME]...", help="decode, clip, pose, extract, store, head, scale (default: all)."),
     ] = None,
     out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
     videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 24).")] = None,
+    store_videos: Annotated[
+        int | None, Opt(help="Videos of made-up features to store and read (default: 6766, 5.5 GB a format).")
+    ] = None,
     quick: Annotated[bool, Opt("--quick", help="Less of everything, once: a look, not a measurement.")] = False,
     json: Json = False,
 ) -> None:
@@ -44,6 +47,8 @@ def benchmark(
         config = QUICK if quick else BenchmarkConfig()
         if videos is not None:
             config = replace(config, videos=videos)
+        if store_videos is not None:
+            config = replace(config, store_videos=store_videos)
         report = run_benchmarks(names or PARTS, out=out, config=config, progress=make_progress())
         keep_config(out)
         if json:

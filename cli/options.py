@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.head.config import HEADS, LATE_POSE, SKELETON_HEADS
+
 
 def named(*names: str) -> Callable[[str], list[str]]:
     """Completion with names."""
@@ -43,14 +45,9 @@ def complete_dataset(incomplete: str) -> list[str]:
     return named(*DATASETS)(incomplete)
 
 
-def complete_head(incomplete: str) -> list[str]:
-    from pipeline.head.config import HEADS, LATE_POSE, SKELETON_HEADS
-
-    return named(*HEADS, *(f"{head}{LATE_POSE}" for head in HEADS if head not in SKELETON_HEADS))(incomplete)
-
-
 complete_store = _holding("_tables/store.json", "stores")
 complete_run = _holding("run.json", "runs")
+complete_head = named(*HEADS, *(f"{head}{LATE_POSE}" for head in HEADS if head not in SKELETON_HEADS))
 complete_device = named("auto", "cpu", "cuda")
 
 Opt = typer.Option
@@ -63,7 +60,7 @@ Run = Annotated[str, Opt(help=RUN, autocompletion=complete_run)]
 Head = Annotated[
     str,
     Opt(
-        help="fuse, pvcs, pvcs-joint, vilp, vcs, mean, attn or pose; any but pose with +pose (late fusion).",
+        help=f"{', '.join(HEADS)}; any but {' and '.join(SKELETON_HEADS)} with {LATE_POSE} (late fusion).",
         autocompletion=complete_head,
     ),
 ]

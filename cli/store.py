@@ -43,6 +43,9 @@ def status(
         for group in found["groups"]:
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
             out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
+            if not group["committed"] and not found["running"]:
+                remove = command("delete", group["path"], "--store", found["store"])
+                out(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")
         for run in found["running"]:
             silent = "" if run["silent_seconds"] is None else f", last heard of {run['silent_seconds']:.0f} s ago"
             out(f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}")

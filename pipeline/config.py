@@ -236,6 +236,10 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     base = ExtractConfig.from_recipe(recipe) if recipe else default_config(given["dataset"])
     if given.get("modalities") == ("text",):
         base = replace(base, heatmap="none")
+    if "clip" in given and "clip_pretrained" not in given and "stick" in (given["clip"], base.clip):
+        # The embedded weights are those of one model, which has no others.
+        embedded = given["clip"] == "stick"
+        given = {**given, "clip_pretrained": "embedded" if embedded else ExtractConfig.clip_pretrained}
     config = replace(base, store=url, **given)
     for option, value in config.code().items():
         if option not in given:
@@ -247,7 +251,7 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
 
 
 def default_config(dataset: str) -> ExtractConfig:
-    """Defaults of a dataset. The synthetic set knows its true poses, and needs no weights from anywhere."""
+    """Defaults of a dataset. The synthetic set knows its true poses, and the embedded CLIP was trained for it."""
     if dataset == "synthetic":
-        return ExtractConfig(dataset=dataset, clip="tiny", clip_pretrained="none", pose="precomputed")
+        return ExtractConfig(dataset=dataset, clip="stick", clip_pretrained="embedded", pose="precomputed")
     return ExtractConfig(dataset=dataset)

@@ -1,4 +1,4 @@
-"""The embedded default: the whole path on rendered videos, with no weights from anywhere."""
+"""The embedded default: the whole path on rendered videos, with an embedded CLIP, and what the method does on them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,79 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.config import default_config
 from pipeline.datasets import load_dataset
 from pipeline.extraction import extract
-from pipeline.head import EpochReport, RunResult, train_head
-from pipeline.inspection import inspect_videos
+from pipeline.focus import (
+    Focus,
+    Truth,
+    Weighed,
+    equal_weights,
+    focus,
+    read_truth,
+    untrained,
+    weights_for_others,
+    weights_of,
+    weights_of_run,
+)
+from pipeline.focus_figure import draw_focus
+from pipeline.head import EpochReport, HeadConfig, RunResult, train_head
+from pipeline.head.data import Inputs
+from pipeline.head.metrics import clustered_interval, hits
+from pipeline.head.models import Head
+from pipeline.head.train import predict
+from pipeline.inspection import inspect_videos, strips
 from pipeline.progress import Progress
+from pipeline.studies import StudyConfig, run_study
+from pipeline.studies.report import Report
 from store.reader import FeatureStore
 
 HEADS = ("mean", "vcs", "pvcs", "fuse")
-RANDOM_WEIGHTS = (
-    "CLIP has random weights here: its words mean nothing, so its weights on frames mean nothing either. These figures "
-    "show that the path works and that heads learn from stored features; they say nothing about the method."
+# Untrained heads, and the share of the tokens under persons in their frames.
+TOKENS = "persons' tokens"
+ZERO_SHOT = {"mean": ("mean", 0.0), "vcs": ("vcs", 0.0), TOKENS: ("pvcs", 1.0)}
+
+EMBEDDED = (
+    "CLIP is the embedded one here, trained on other rendered people and nothing else (stages/clip/stick/README.md): "
+    "these figures tell what the heads do with words that mean something, and nothing about real video."
 )
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: seconds a step, the result of every head, and a picture."""
+    """What the demo made.
+
+    seconds    a step
+    zero_shot  top-1 of untrained heads with its interval (95%); CLIP has seen none of the subjects
+    results    trained heads; each subject is tested by heads that have not seen it
+    focus      by head, then of which videos (all, distracted, alone): where the weights of frames lie
+    study      ``study pose`` of the head pvcs
+    pictures   a test video with all that is known of it; frame weights over the true interval
+    """
 
     seconds: dict[str, float]
+    zero_shot: dict[str, tuple[float, tuple[float, float]]]
     results: dict[str, RunResult]
-    picture: Path
+    focus: dict[str, dict[str, Focus]]
+    study: Report
+    pictures: tuple[Path, Path]
     store: str
-    note: str = RANDOM_WEIGHTS
+    note: str = EMBEDDED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        rows = {
-            head: {"top1": result.top1, "interval": list(result.summaries[0].interval), "chance": result.chance}
-            for head, result in self.results.items()
-        }
         return {
-            "heads": rows,
+            "zero_shot": {head: {"top1": top1, "interval": list(i)} for head, (top1, i) in self.zero_shot.items()},
+            "heads": {
+                head: {"top1": result.top1, "interval": list(result.interval), "chance": result.chance}
+                for head, result in self.results.items()
+            },
+            "focus": {name: {of: found.to_dict() for of, found in row.items()} for name, row in self.focus.items()},
+            "study": self.study.to_dict(),
             "seconds": self.seconds,
-            "picture": str(self.picture),
+            "pictures": [str(picture) for picture in self.pictures],
             "store": self.store,
             "note": self.note,
         }
@@ -51,8 +89,8 @@ class Demo:
 def run_demo(
     folder: Path, *, engine: str = "ray", progress: Progress, epochs: Callable[[EpochReport], None] | None = None
 ) -> Demo:
-    """Render the synthetic set under ``folder``, extract it, train every head of ``HEADS`` on split 1 and test it on
-    subjects that it has not seen; draw one test video."""
+    """Render the synthetic set under ``folder``, extract it, test every head of ``HEADS`` on subjects that it has not
+    seen, compare frame weights with the frames that hold the action, and ask whether pose helps."""
     seconds: dict[str, float] = {}
     began = time.monotonic()
 
@@ -70,14 +108,69 @@ def run_demo(
     extract(config, progress=progress)
     lap("extract")
     store = FeatureStore.open(folder / "store")
+    runs = _fresh(folder, "runs")
+    fresh = {name: untrained(store, head, alpha=alpha) for name, (head, alpha) in ZERO_SHOT.items()}
+    zero_shot = {name: zero_shot_top1(head, inputs) for name, (head, inputs) in fresh.items()}
+    lap("zero-shot")
     results = {}
     for head in HEADS:
-        results[head] = train_head(store, head=head, split=1, out=_fresh(folder / "runs", head), progress=epochs)
+        results[head] = train_head(store, head=head, split="all", out=runs / head, progress=epochs)
         lap(f"train {head}")
-    picture = folder / "demo.png"
-    inspect_videos(store, [_example(store)], picture, run=results["fuse"].directory)
-    lap("picture")
-    return Demo(seconds, results, picture, store.url)
+    weighed = {name: weights_of_run(results[name], store) for name in ("vcs", "pvcs")}
+    told = {
+        "mean": [equal_weights(weighed["vcs"])],
+        "vcs, words of other classes": weights_for_others(*fresh["vcs"]),
+        "vcs, zero-shot": [weights_of([fresh["vcs"][0]], fresh["vcs"][1])],
+        f"{TOKENS}, zero-shot": [weights_of([fresh[TOKENS][0]], fresh[TOKENS][1])],
+        **{name: [weights] for name, weights in weighed.items()},
+    }
+    found = {name: _focus(weights, store) for name, weights in told.items()}
+    lap("frame weights")
+    progress.note("study pose: real pose against none and against placebos")
+    study = run_study(
+        "pose",
+        StudyConfig(store=store.url, head=HeadConfig(head="pvcs"), split="all", seeds=1),
+        out=runs / "study-pose",
+    )
+    lap("study pose")
+    pictures = folder / "demo.png", folder / "focus.png"
+    inspect_videos(store, [_example(store)], pictures[0], run=results["fuse"].directory)
+    _draw(weighed, store, pictures[1])
+    lap("pictures")
+    return Demo(seconds, zero_shot, results, found, study, pictures, store.url)
+
+
+def zero_shot_top1(head: Head, inputs: Inputs) -> tuple[float, tuple[float, float]]:
+    """Top-1 of a head with its interval (95%, by subjects)."""
+    right = hits(predict(head, inputs).numpy(), inputs.labels.cpu().numpy())
+    return float(right.mean()), clustered_interval(right, inputs.sources)
+
+
+def _truth(weighed: Weighed, store: FeatureStore) -> Truth:
+    return read_truth(store, weighed.video_ids, weighed.weights.shape[1])
+
+
+def _focus(weighed: list[Weighed], store: FeatureStore) -> dict[str, Focus]:
+    truth = _truth(weighed[0], store)
+    return {
+        "all": focus(weighed, truth),
+        "distracted": focus(weighed, truth, truth.distracted),
+        "alone": focus(weighed, truth, ~truth.distracted),
+    }
+
+
+def _draw(weighed: dict[str, Weighed], store: FeatureStore, path: Path) -> None:
+    """Four classes of those in which there is something to find and somebody to distract, the first video of each."""
+    like = next(iter(weighed.values()))
+    truth = _truth(like, store)
+    chosen: dict[str, int] = {}
+    rows = {row["video_id"]: row for row in store.videos.to_pylist()}
+    for place in np.argsort(like.video_ids):
+        if truth.telling[place] and truth.distracted[place]:
+            chosen.setdefault(rows[like.video_ids[place]]["class_name"], int(place))
+    places = list(chosen.values())[:: max(1, len(chosen) // 4)][:4]
+    shown = strips(store, [rows[like.video_ids[place]]["slot"] for place in places], frames=like.weights.shape[1])
+    draw_focus(shown, {name: found.weights[places] for name, found in weighed.items()}, truth.inside[places], path)
 
 
 def _example(store: FeatureStore) -> str:
@@ -87,9 +180,9 @@ def _example(store: FeatureStore) -> str:
     return test.video_ids[int(seen.argmax())]
 
 
-def _fresh(folder: Path, head: str) -> Path:
-    """A run directory that is not there yet, since a run never overwrites another."""
+def _fresh(folder: Path, name: str) -> Path:
+    """A folder that is not there yet, since a run never overwrites another."""
     number = 1
-    while (folder / f"{head}-{number}").exists():
+    while (folder / f"{name}-{number}").exists():
         number += 1
-    return folder / f"{head}-{number}"
+    return folder / f"{name}-{number}"

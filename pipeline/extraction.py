@@ -218,6 +218,9 @@ def _run(
         if text is not None and (losses := text.result()):
             summary.retried(None, losses)
         progress.end()
+        for warning in engine.warnings:
+            progress.warn(warning)
+        summary.warnings += engine.warnings
 
 
 def _pack(objects: Objects, graph: Graph, plan: Plan, lease: Lease) -> None:

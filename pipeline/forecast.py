@@ -82,7 +82,7 @@ class Forecast:
 def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
     """What ``extract`` would do with this configuration; ``measure`` decodes and encodes a few of its videos.
 
-    Raises what ``extract`` would raise before it begins.
+    Raises what ``extract`` raises for settings that cannot be, and for videos and weights that are not there.
     """
     with _listed(config) as (dataset, bring):
         graph = make_graph(config, dataset.root)

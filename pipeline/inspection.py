@@ -131,7 +131,7 @@ def strips(
     if not 1 <= count <= stored:
         raise UsageError(f"frames is {count}; allowed: 1 to {stored}, the number that {store.url} holds a video")
     places = np.arange(count) * stored // count
-    timing = _frames_group(store, record)
+    timing = frames_group(store, record)
     index, times = (store.rows(timing, name, list(slots)) for name in ("index", "pts"))
     features = _load(store, slots, clip_group, pose_group)
     rows = {row["slot"]: row for row in store.videos.to_pylist()}
@@ -241,7 +241,8 @@ def _group(store: FeatureStore, kind: str, name: str | None) -> Group | None:
     return store.group(kind, name)
 
 
-def _frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
+def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
+    """Which frames of each video a group of features is of: the group whose record is ``record``."""
     found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
     if not found:
         raise StoreError(f"{store.url} lacks the frames group of {record}; run vilp-pipe verify", kind="store-corrupt")

@@ -66,7 +66,7 @@ def judge(
         inputs = load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]
     scores = [logits_of(head.to(device), inputs).softmax(dim=1) for head in heads]
     mean = torch.stack(scores).mean(dim=0)
-    weights = [_weights(head, inputs, mean.argmax(dim=1)) for head in heads]
+    weights = [frame_weights(head, inputs, mean.argmax(dim=1)) for head in heads]
     known = [weight for weight in weights if weight is not None]
     return Judgement(inputs.slots.numpy(), mean.numpy(), torch.stack(known).mean(dim=0).numpy() if known else None)
 
@@ -87,8 +87,9 @@ def own_cache() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _weights(head: Head, inputs: Inputs, classes: torch.Tensor) -> torch.Tensor | None:
-    """Weight of each frame of the first view for the class of ``classes`` [N]: float32 [N, T'], on the CPU."""
+def frame_weights(head: Head, inputs: Inputs, classes: torch.Tensor) -> torch.Tensor | None:
+    """Weight of each frame of the first view for the class of ``classes`` [N]: float32 [N, T'], on the CPU. None where
+    the head weighs no frames by words."""
     part = next((part for part in text_parts(head) if isinstance(part, SpottingHead)), None)
     if part is None:
         return None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -238,7 +237,7 @@ class FeatureStore:
 
         chosen = self.arrays(arrays, clip, pose, video)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
-        read = functools.partial(self._features, chosen, frames=frames, view=view, device="cpu")
+        read = partial(self._features, chosen, frames=frames, view=view, device="cpu")
         return FeatureDataset(wanted, read, self.plan.shard_len)
 
     def text(self, *, clip: str | None = None, text: str | None = None) -> TextSet:
@@ -367,12 +366,8 @@ class FeatureStore:
             if key is None:
                 result[rows] = spec.fill
                 continue
-            contiguous = rows[-1] - rows[0] + 1 == len(rows)
-            out = result[rows[0] : rows[-1] + 1] if contiguous else np.empty((len(rows), *spec.shape), spec.dtype)
             with self._damage(key):
-                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, out)
-            if not contiguous:
-                result[rows] = out
+                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, result, rows)
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:

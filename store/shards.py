@@ -45,25 +45,35 @@ def encode_shard(spec: ArraySpec, rows: np.ndarray) -> bytes | None:
     return b"".join([*parts, index.tobytes(), _crc(index.tobytes())])
 
 
-def read_rows(blob: Blob, spec: ArraySpec, shard_len: int, positions: Sequence[int], out: np.ndarray) -> None:
-    """Read the rows at some positions of a shard into ``out`` ``[len(positions), *spec.shape]``, each checked.
+def read_rows(
+    blob: Blob,
+    spec: ArraySpec,
+    shard_len: int,
+    positions: Sequence[int],
+    out: np.ndarray,
+    places: Sequence[int] | np.ndarray | None = None,
+) -> None:
+    """Read the rows at some positions of a shard into ``out`` ``[*, *spec.shape]``, each checked.
 
-    Only the bytes of those rows are read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as
-    it was written.
+    ``places`` says at which rows of ``out`` they go; without it they fill ``out``. Only the bytes of those rows are
+    read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as it was written.
     """
     index = _read_index(blob, shard_len)[np.asarray(positions, np.int64)]
     offsets, lengths = index[:, 0], index[:, 1]
     present = np.flatnonzero(offsets != _ABSENT)
     stops = offsets + lengths
-    if (lengths[present] != spec.nbytes + _CRC_BYTES).any() or (stops[present] > blob.size).any():
+    nbytes = spec.nbytes
+    if (lengths[present] != nbytes + _CRC_BYTES).any() or (stops[present] > blob.size).any():
         raise DamagedShardError("a row does not lie inside its shard")
-    target = out.reshape(len(positions), -1).view(np.uint8)
-    out[offsets == _ABSENT] = spec.fill
+    target = out.reshape(len(out), -1).view(np.uint8)
+    targets = np.arange(len(positions)) if places is None else np.asarray(places, np.int64)
+    out[targets[offsets == _ABSENT]] = spec.fill
     found = blob.ranges([(int(offsets[number]), int(stops[number])) for number in present])
     for number, row in zip(present, found, strict=True):
-        target[number] = row[: spec.nbytes]
+        copy = target[targets[number]]
+        copy[:] = row[:nbytes]
         # The copy is checked, not the mapping, so that what is returned is what was checked.
-        if _crc(target[number]) != row[spec.nbytes :].tobytes():
+        if _crc(copy) != row[nbytes:].tobytes():
             raise DamagedShardError(f"row {positions[int(number)]} has a wrong checksum")
 
 

@@ -30,6 +30,8 @@ class BenchmarkConfig:
     train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
     head_frames   T of the head
     epochs        of the head; the plain loop trains for ``plain_epochs`` of them, and its seconds are scaled up
+    store_videos  of the made-up features that are stored and read: all of HMDB51, where memory and disk allow
+    batches       of 256 random videos that are drawn in a round
     units         of the scheduling part, which also runs 4 and 16 times as many
     """
 
@@ -45,6 +47,8 @@ class BenchmarkConfig:
     head_frames: int = 8
     epochs: int = 30
     plain_epochs: int = 1
+    store_videos: int = 6766
+    batches: int = 4
     units: int = 1250
 
     def __post_init__(self) -> None:
@@ -75,6 +79,10 @@ class Row:
     def rate(self) -> float:
         """``unit`` a second."""
         return self.count / self.seconds
+
+    def against(self, plain: Row) -> Row:
+        """The same row, compared with another plain one."""
+        return make_row(self.name, self.rounds, plain.rounds, self.count, self.unit, self.columns)
 
     def to_dict(self) -> dict[str, Any]:
         return {

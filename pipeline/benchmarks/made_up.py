@@ -36,9 +36,6 @@ class MadeUpSplit:
     words: np.ndarray
     kinds: np.ndarray
 
-    def subset(self, row: int) -> str:
-        return "train" if row < self.train else "test"
-
 
 def make_split(train: int, test: int, num_frames: int, seed: int = 0) -> MadeUpSplit:
     """Frames that mean their class under much noise, and words that mean it too."""
@@ -68,7 +65,7 @@ def write_store(split: MadeUpSplit, root: Path) -> None:
     text, arrays = _text(split, clip)
     with hold(objects, Part()) as lease:
         ours = lease.guard(objects)
-        plan = create_store(ours, _plan(split))
+        plan = create_store(ours, make_plan(split.labels, split.train))
         add_modality(ours, plan, clip, {}, {})
         add_modality(ours, plan, text, {}, {})
         write_text_set(ours, text, arrays)
@@ -85,7 +82,8 @@ def write_files(split: MadeUpSplit, folder: Path) -> None:
         np.save(folder / f"{label:03d}-{row:05d}.npy", frames)
 
 
-def _plan(split: MadeUpSplit) -> Plan:
+def make_plan(labels: np.ndarray, train: int) -> Plan:
+    """A plan of videos with these labels, the first ``train`` of them for training."""
     names = tuple(f"class {label}" for label in range(CLASSES))
     rows = [
         {
@@ -95,13 +93,13 @@ def _plan(split: MadeUpSplit) -> Plan:
             "label": int(label),
             "class_name": names[label],
             "source": f"v{row:05d}",
-            "split1": split.subset(row),
+            "split1": "train" if row < train else "test",
             "start": None,
             "end": None,
             "bytes": 1,
             "mtime_ns": 0,
         }
-        for row, label in enumerate(split.labels)
+        for row, label in enumerate(labels)
     ]
     videos = pa.Table.from_pylist(rows, schema=videos_schema(1))
     return Plan("made-up", names, 1, SHARD_LEN, videos, MISSING_SCHEMA.empty_table())

@@ -125,9 +125,9 @@ class FileInfo:
     mtime_ns: int
 
 
-def scan_videos(root: Path) -> dict[str, FileInfo]:
+def scan_videos(root: Path, *, dangling: list[str] | None = None) -> dict[str, FileInfo]:
     """Video files below ``root`` by relative path, sorted. Hidden files and folders are skipped, links are followed
-    where they lead somewhere.
+    where they lead somewhere; ``dangling`` takes the paths of those with the name of a video that do not.
 
     One pass, one stat a file; a link to a folder that it lies in is not followed again.
     """
@@ -138,12 +138,16 @@ def scan_videos(root: Path) -> dict[str, FileInfo]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or _leads_nowhere(entry):
+                    if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    is_video = entry.name.lower().endswith(VIDEO_EXTENSIONS)
+                    if _leads_nowhere(entry):
+                        if is_video and dangling is not None:
+                            dangling.append(_text(prefix + entry.name, root))
+                    elif entry.is_dir():
                         if not (entry.is_symlink() and _contains(entry.path, folder)):
                             pending.append((f"{prefix}{entry.name}/", entry.path))
-                    elif entry.name.lower().endswith(VIDEO_EXTENSIONS) and entry.is_file():
+                    elif is_video and entry.is_file():
                         found[_text(prefix + entry.name, root)] = file_info(entry)
         except OSError as error:
             raise RetryError(

@@ -27,10 +27,11 @@ def load(root: Path, seed: int) -> Dataset:
     """One split: the one on disk, or else a stratified one, 70 in 100 for training, by a hash of path and seed.
 
     Where ``train/``, ``val/`` and ``test/`` are all there, ``val/`` is in neither subset; beside ``train/`` alone it is
-    the test set. Each video is a source of its own, as nothing says otherwise.
+    the test set. Each video is a source of its own, as nothing says otherwise. Missing are links that lead nowhere.
     """
     need_folder(root, "folder", HINT)
-    files = scan_videos(root)
+    dangling: list[str] = []
+    files = scan_videos(root, dangling=dangling)
     tops = {path.split("/")[0] for path in files if "/" in path}
     split_on_disk = TRAIN in tops and tops in ({TRAIN, TEST}, {TRAIN, "val"}, {TRAIN, TEST, "val"})
     depth = 1 if split_on_disk else 0
@@ -58,7 +59,8 @@ def load(root: Path, seed: int) -> Dataset:
         for path, video_id in zip(paths, unique_ids(paths, [stem(path) for path in paths]), strict=True)
     )
     unlisted = tuple(path for path in files if path not in class_of)
-    dataset = Dataset("folder", root, class_names, 1, Videos.of(videos, 1), (), unlisted, "unknown", None)
+    missing = tuple(sorted(dangling))
+    dataset = Dataset("folder", root, class_names, 1, Videos.of(videos, 1), missing, unlisted, "unknown", None)
     return need_videos(dataset, f"{root}/<class>/", HINT)
 
 

@@ -23,6 +23,7 @@ class InlineEngine:
 
     def __init__(self, graph: Graph, write: WriteConfig, *, lanes: int) -> None:
         self._lanes = lanes
+        self.warnings: list[str] = []
         self.graph = graph
         self.writer = graph.writer(write)
         self._stages = {branch.modality.path: branch.build() for branch in graph.branches}

@@ -38,7 +38,7 @@ from stages.decode import DecodedChunk
 from stages.types import VideoRef
 from stages.write import WriteConfig
 from store.commits import CommitRow
-from store.errors import VilpError
+from store.errors import StoreError, VilpError
 
 ACTOR_CPUS = 0.01
 
@@ -123,10 +123,11 @@ def _environment(stage: Any) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor, what to call it for people, and whether it is known to have died."""
+    """An actor, what to call it for people, the id of its node, and whether it is known to have died."""
 
     handle: Any
     name: str
+    node: str
     died: bool = False
 
     def get(self, reference: Any) -> Any:
@@ -178,6 +179,10 @@ class RayEngine:
         }
         self._turns = {branch.modality.path: itertools.count() for branch in graph.branches}
         self._nodes: dict[str, _Node] = {}
+        # Nodes that were there when the run began, and those that joined later and are not like the driver's.
+        self._first: frozenset[str] | None = None
+        self._left_out: set[str] = set()
+        self.warnings: list[str] = []
         self._lock = threading.Lock()
         # Not in the main thread: there, an exception that a signal raises would be lost if Ray was just forking. Ray's
         # processes die with the thread that starts them, so it lives as long as they do.
@@ -196,9 +201,10 @@ class RayEngine:
         """Lanes that the living nodes hold. Starts workers on nodes that are new, and replaces those that died."""
         found = _living()
         with self._lock:
+            self._first = self._first or frozenset(found)
             for gone in self._nodes.keys() - found.keys():
                 del self._nodes[gone]
-            for new in found.keys() - self._nodes.keys():
+            for new in found.keys() - self._nodes.keys() - self._left_out:
                 if self._room(found[new]) or (self._gpus and _gpus(found[new])):
                     self._nodes[new] = self._start(found[new])
             for node in self._nodes.values():
@@ -222,8 +228,23 @@ class RayEngine:
         """Call a method of a branch's stage, such as ``encode_text``. May raise ``WorkerLostError``."""
         self.capacity()
         encoder = self.encoder(branch.modality.path)
-        encoder.get(encoder.handle.setup.remote())
+        self.set_up(encoder, encoder.handle.setup.remote())
         return encoder.get(encoder.handle.call.remote(method, arguments))
+
+    def set_up(self, actor: _Actor, setup: Any) -> None:
+        """Wait for the setup of an actor. A node that is not like the driver's ends the run where it was there from the
+        beginning; one that joined later is left out from then on, with a warning and a ``WorkerLostError``."""
+        try:
+            actor.get(setup)
+        except StoreError as error:
+            if error.kind != "store-mismatch" or actor.node in (self._first or ()):
+                raise
+            with self._lock:
+                if actor.node not in self._left_out:
+                    self._left_out.add(actor.node)
+                    self._nodes.pop(actor.node, None)
+                    self.warnings.append(f"{str(error).partition(';')[0]}; it joined late, and is left out")
+            raise WorkerLostError(str(error).partition(";")[0]) from error
 
     def encoder(self, path: str, node: _Node | None = None) -> _Actor:
         """The encoder of a branch whose turn it is: one of the node's, or of any where the node has none."""
@@ -242,6 +263,7 @@ class RayEngine:
 
     def close(self) -> None:
         self._thread.submit(ray.shutdown).result()
+        _print_deaths(True)
         self._thread.shutdown()
 
     def _room(self, found: Mapping[str, Any]) -> int:
@@ -300,7 +322,7 @@ class RayEngine:
     ) -> _Actor:
         place = NodeAffinitySchedulingStrategy(node.id, soft=False)
         remote: Any = ray.remote(cls).options(num_cpus=ACTOR_CPUS, scheduling_strategy=place, **options)
-        return _Actor(remote.remote(build, environment, node.name), f"the {what} on node {node.name}")
+        return _Actor(remote.remote(build, environment, node.name), f"the {what} on node {node.name}", node.id)
 
 
 class RayLane:
@@ -351,7 +373,7 @@ class RayLane:
     def _ready(self, actor: _Actor) -> _Actor:
         """The actor, set up."""
         if actor not in self._set_up:
-            actor.get(self._setups.pop(actor, None) or actor.handle.setup.remote())
+            self._engine.set_up(actor, self._setups.pop(actor, None) or actor.handle.setup.remote())
             self._set_up.add(actor)
         return actor
 
@@ -374,6 +396,9 @@ def _connect(address: str | None, sizing: Sizing) -> None:
     # Ray would print the errors of calls that nobody waits for any more, once another one has ended the run.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # It also prints every death of a worker on standard output, which belongs to the caller; the summary tells of it.
+    # There is no public switch (ray 2.58.0); ``log_to_driver`` is about what workers print.
+    _print_deaths(False)
     ray.init(
         address=address or "local",  # an address in the environment is not what was asked for
         log_to_driver=False,  # nothing that a worker prints may reach standard output
@@ -381,6 +406,10 @@ def _connect(address: str | None, sizing: Sizing) -> None:
         configure_logging=False,
         **own,
     )
+
+
+def _print_deaths(wanted: bool) -> None:
+    ray._private.worker._worker_logs_enabled = wanted
 
 
 def _living() -> dict[str, dict[str, Any]]:

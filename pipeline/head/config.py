@@ -85,8 +85,8 @@ class HeadConfig:
         if self.base not in HEADS or (self.late_pose and self.base in SKELETON_HEADS):
             both = [head + LATE_POSE for head in HEADS if head not in SKELETON_HEADS]
             raise UsageError(
-                f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but pose with {LATE_POSE}"
-                f"{nearest(self.head, [*HEADS, *both])}"
+                f"head is {self.head!r}; allowed: {', '.join(HEADS)}, and all but {' and '.join(SKELETON_HEADS)} with "
+                f"{LATE_POSE}{nearest(self.head, [*HEADS, *both])}"
             )
         one_of("word mode", self.word_mode, WORD_MODES)
         one_of("modalities", self.modalities, tuple(MODALITIES))

@@ -27,6 +27,17 @@ def mean_class_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
+def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve of ``scores`` [N] for bool ``positive`` [N]: the chance that a positive scores higher
+    than a negative, ties counting half; NaN where one of the two is absent."""
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
+
+
 def clustered_interval(
     correct: np.ndarray, sources: Sequence[str], *, draws: int = DRAWS, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.datasets.synthetic import truth
 from pipeline.datasets.synthetic.captions import facts_of, held_out
 from pipeline.datasets.synthetic.config import SyntheticConfig
 from pipeline.datasets.synthetic.draw import frames as draw
 from pipeline.datasets.synthetic.script import Script, write_scripts
 from pipeline.stick.config import TRAINING_SEED, StickConfig
 from stages.clip.preprocess import cut
-from stages.geometry import crop_of
+from stages.geometry import crop_of, to_view
+from stages.pose.base import NUM_JOINTS
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Frames:
 
     pixels  uint8 [N, 3, S, S], the view ``center``
     facts   int64 [N, facts], see ``captions.FACTS``
+    joints  float32 [N, 17, 3]: the actor's, x and y as fractions of the view, and whether they are seen
     clips   int64 [N]: which of ``scripts`` a frame is of
     """
 
     pixels: Tensor
     facts: np.ndarray
+    joints: Tensor
     clips: np.ndarray
     scripts: tuple[Script, ...]
 
@@ -57,13 +61,22 @@ def draw_test_frames(seed: int, config: SyntheticConfig, num_frames: int, size: 
 
 def _take(scripts: list[Script], moments: list[np.ndarray], size: int) -> Frames:
     cv2.setNumThreads(1)
-    pixels, facts = [], []
+    pixels, facts, joints = [], [], []
     for script, chosen in zip(scripts, moments, strict=True):
         shown = torch.from_numpy(draw(script, chosen.tolist())).permute(0, 3, 1, 2)
         pixels.append(cut(shown, crop_of("center", script.width, script.height, size), "bicubic").contiguous())
         facts.append(facts_of(script)[chosen])
+        joints.append(_joints(script, size)[torch.from_numpy(chosen)])
     clips = np.repeat(np.arange(len(scripts)), [len(chosen) for chosen in moments])
-    return Frames(torch.cat(pixels), np.concatenate(facts), clips, tuple(scripts))
+    return Frames(torch.cat(pixels), np.concatenate(facts), torch.cat(joints), clips, tuple(scripts))
+
+
+def _joints(script: Script, size: int) -> Tensor:
+    if not script.figures:
+        return torch.zeros(script.num_frames, NUM_JOINTS, 3)
+    found = torch.from_numpy(truth.keypoints(script, 0)).clone()
+    found[..., :2] = to_view(found[..., :2], "center", script.width, script.height, size)
+    return found
 
 
 def batches(count: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -14,19 +14,22 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, normalize, pad
+from torch.nn.functional import cross_entropy, log_softmax, normalize, pad
 
 from pipeline.datasets.synthetic.captions import FACTS, Caption, true_of, write_caption
+from pipeline.head.skeleton import mirror_keypoints
 from pipeline.stick.config import StickConfig
 from pipeline.stick.frames import Frames, batches
 from stages.clip.models import ResolvedModel
+from stages.pose.base import NUM_JOINTS
 from stages.seeded import seeded
 
 LEFT, RIGHT = (FACTS["view"].index(side) for side in ("left", "right"))
 VIEW = tuple(FACTS).index("view")
 PARTS = 2  # of a batch, see ``_Tower``
 CAPTIONS, BEGINNINGS = 2, 2  # of each frame of a batch; beginnings of each caption
-SHIFT = 6  # pixels that a frame is moved at most in training
+JOINTS = 0.25  # weight of the loss of the joints
+SHIFT = 4  # pixels that a frame is moved at most in training
 
 
 def train(
@@ -45,33 +48,34 @@ def train(
     small = {**resolved.config, "text_cfg": {**text_config, "vocab_size": len(captioner.vocabulary)}}
     with seeded(config.seed):
         model = CLIP(**small)
+        joints = nn.Linear(resolved.config["vision_cfg"]["width"], NUM_JOINTS)
     mean, std = (torch.tensor(resolved.preprocess[name]).view(3, 1, 1) * 255 for name in ("mean", "std"))
-    tower = _Tower(model.visual)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), betas=(0.9, 0.98))
+    tower = _Tower(model.visual, joints)
+    whole = nn.ModuleList([model, joints])
+    optimizer = torch.optim.AdamW(_groups(whole, config.weight_decay), betas=(0.9, 0.98))
     order = batches(len(frames), config.batch_size, config.steps, np.random.default_rng([config.seed, 2]))
     rng = np.random.default_rng([config.seed, 3])
-    average = 0.0
+    average = np.zeros(2)
     for step, rows in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        pixels, facts = _augmented(frames.pixels[rows], frames.facts[rows], rng)
+        pixels, facts, places = _augmented(frames, rows, rng)
         ids, ends, said = captioner.captions(facts, rng)
-        images = tower((pixels - mean) / std)
-        units = images.detach().requires_grad_()
+        images, scores = tower((pixels - mean) / std)
         texts = normalize(_text(model, ids, ends), dim=-1)
         true = torch.from_numpy(true_of(facts, said))
-        loss = contrast(normalize(units, dim=-1), texts, true, model.logit_scale)
+        contrastive = contrast(normalize(images, dim=-1), texts, true, model.logit_scale)
+        found = locate(scores, places)
         optimizer.zero_grad()
-        loss.backward()
-        assert units.grad is not None
-        tower.backward(units.grad)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (contrastive + JOINTS * found).backward()
+        tower.backward(images, scores)
+        nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        average += (loss.item() - average) / min(step + 1, 50)
+        average += (np.array([contrastive.item(), found.item()]) - average) / min(step + 1, 50)
         if (step + 1) % 100 == 0:
-            told(f"step {step + 1} of {config.steps}: loss {average:.3f}, scale {model.logit_scale.exp():.1f}")
+            told(f"step {step + 1} of {config.steps}: loss {average[0]:.3f} and {average[1]:.3f} for the joints")
     return _with_all_tokens(model.state_dict(), captioner.vocabulary, text_config["vocab_size"])
 
 
@@ -93,6 +97,16 @@ def contrast(images: Tensor, texts: Tensor, true: Tensor, log_scale: Tensor) -> 
     return (losses[0] + losses[1]) / 2
 
 
+def locate(scores: Tensor, places: Tensor) -> Tensor:
+    """Cross-entropy of the patch that each joint is in: ``scores`` [B, G G, 17], ``places`` [B, 17, 3] as fractions of
+    the view and whether the joint is seen; others do not count."""
+    side = round(scores.shape[1] ** 0.5)
+    x, y, seen = places.unbind(-1)
+    known = (seen > 0) & (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
+    cell = (y * side).long() * side + (x * side).long()
+    return cross_entropy(scores.transpose(1, 2)[known], cell[known]) if known.any() else scores.sum() * 0
+
+
 def has_fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices faster than fp32 ones."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
@@ -101,31 +115,38 @@ def has_fast_bf16() -> bool:
 class _Tower:
     """The image tower on ``PARTS`` parts of a batch side by side, each on one thread: threads that share a part would
     wait for each other after every layer, as in ``stages.clip.encoder``. The sums do not depend on the machine's cores.
+
+    ``joints`` reads off every patch token how much it looks like each joint; it is for training alone.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
-        self._visual = visual
-        self._parameters = list(visual.parameters())
+    def __init__(self, visual: Any, joints: nn.Linear) -> None:
+        self._visual, self._joints = visual, joints
+        visual.output_tokens = True
+        self._parameters = [*visual.parameters(), *joints.parameters()]
         self._threads = ThreadPoolExecutor(PARTS, "stick", initializer=torch.set_num_threads, initargs=(1,))
-        self._outputs: list[Tensor] = []
+        self._outputs: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Embeddings, float32 [B, D], without history."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, D] and scores of joints [B, patches, 17], float32 leaves without history."""
         self._outputs = list(self._threads.map(self._forward, images.chunk(PARTS)))
-        return torch.cat([output.detach() for output in self._outputs])
+        columns = zip(*self._outputs, strict=True)
+        images, joints = (torch.cat([x.detach() for x in column]).requires_grad_() for column in columns)
+        return images, joints
 
-    def backward(self, gradient: Tensor) -> None:
-        """Give the tower's parameters their gradients from that of what the last call returned."""
-        found = list(self._threads.map(self._backward, self._outputs, gradient.chunk(PARTS)))
+    def backward(self, *leaves: Tensor) -> None:
+        """Give the parameters their gradients from those of what the last call returned."""
+        gradients = zip(*(leaf.grad.chunk(PARTS) for leaf in leaves if leaf.grad is not None), strict=True)
+        found = list(self._threads.map(self._backward, self._outputs, gradients))
         for parameter, *parts in zip(self._parameters, *found, strict=True):
             parameter.grad = torch.stack(parts).sum(0)
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
-            return self._visual(images).float()
+            pooled, tokens = self._visual(images)
+            return pooled.float(), self._joints(tokens).float()
 
-    def _backward(self, output: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(output, self._parameters, gradient)
+    def _backward(self, outputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(outputs, self._parameters, gradients)
 
 
 class _Captioner:
@@ -174,18 +195,21 @@ def _text(model: CLIP, ids: Tensor, places: Tensor) -> Tensor:
     return read.flatten(0, 1) @ model.text_projection
 
 
-def _augmented(pixels: Tensor, facts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-    """Frames [B, 3, S, S] moved a little, half of them mirrored, and their facts."""
-    size, facts = pixels.shape[-1], facts.copy()
+def _augmented(frames: Frames, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray, Tensor]:
+    """Frames [B, 3, S, S] moved a little, half of them mirrored, with the facts and joints of what is seen then."""
+    pixels, facts, joints = frames.pixels[rows], frames.facts[rows].copy(), frames.joints[rows].clone()
+    size = pixels.shape[-1]
     wide = pad(pixels.float(), (SHIFT,) * 4, mode="replicate")
     moves, mirrored = rng.integers(0, 2 * SHIFT + 1, (len(pixels), 2)), rng.random(len(pixels)) < 0.5
-    rows = []
+    shown = []
     for image, (x, y), mirror in zip(wide, moves, mirrored, strict=True):
         moved = image[:, y : y + size, x : x + size]
-        rows.append(moved.flip(-1) if mirror else moved)
+        shown.append(moved.flip(-1) if mirror else moved)
     view = facts[:, VIEW]
     facts[:, VIEW] = np.where(mirrored & (view == LEFT), RIGHT, np.where(mirrored & (view == RIGHT), LEFT, view))
-    return torch.stack(rows), facts
+    joints[..., :2] += torch.from_numpy(SHIFT - moves).float()[:, None] / size
+    joints[mirrored] = mirror_keypoints(joints[mirrored])
+    return torch.stack(shown), facts, joints
 
 
 def _schedule(step: int, config: StickConfig) -> float:

@@ -47,15 +47,27 @@ def study_estimators(config: StudyConfig, told: Told) -> Report:
     agreement = {
         f"{a.modality.id} / {b.modality.id}": compare(store, a, b, slots) for a, b in itertools.combinations(groups, 2)
     }
+    views = next(iter(seen.values())).inside
     facts = [
-        (f"{found.detection_rate:.1%}", f"{found.persons:.2f}", f"{1000 * found.frame_seconds:.1f}")
+        (
+            f"{found.detection_rate:.1%}",
+            f"{found.persons:.2f}",
+            *(f"{found.inside[view]:.1%}" for view in views),
+            f"{1000 * found.frame_seconds:.1f}",
+        )
         for found in seen.values()
     ]
     agreeing = "; ".join(f"{pair}: {value:.2f}" for pair, value in agreement.items())
     return dataclasses.replace(
         report,
         sentences=(*report.sentences, f"Agreement of the persons found, by object keypoint similarity: {agreeing}."),
-        columns=(*report.columns, "frames with a person", "persons a frame", "ms a frame"),
+        columns=(
+            *report.columns,
+            "frames with a person",
+            "persons a frame",
+            *(f"joints in {view}" for view in views),
+            "ms a frame",
+        ),
         rows=tuple((*row, *more) for row, more in zip(report.rows, facts, strict=True)),
         details={
             **report.details,

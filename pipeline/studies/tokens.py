@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.head.config import PATCH_TOKENS, HeadConfig
 from pipeline.head.data import Inputs, view_size
 from pipeline.head.evaluate import Job
-from pipeline.head.metrics import Resampling, percentiles
+from pipeline.head.metrics import Resampling, percentiles, roc_area
 from pipeline.studies import STUDIES
 from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
 from pipeline.studies.placebos import box_maps
@@ -91,17 +91,6 @@ def study_tokens(config: StudyConfig, told: Told) -> Report:
         warnings=warnings_of(first, splits),
         draw=_picture(area, {kind: top1(found[kind]) for kind in kinds}, difference),
     )
-
-
-def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve of ``scores`` [N] for bool ``positive`` [N]: the chance that a positive scores higher
-    than a negative, ties counting half; NaN where one of the two is absent."""
-    count = int(positive.sum())
-    if count in (0, len(positive)):
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
 
 
 def _areas(job: Job, pose: str | None, kind: str, train: Inputs, test: Inputs) -> np.ndarray:

@@ -19,9 +19,11 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 class ClipConfig:
     """What to extract with CLIP.
 
-    model       an open_clip model name, or ``tiny``: a model of 4 million parameters for tests and demonstrations
-    pretrained  a tag that open_clip knows for the model (``openai``), a weight file (safetensors, or a torch checkpoint
-                that loads with ``weights_only``), or ``none``: random weights from ``seed``
+    model       an open_clip model name; ``stick``: the embedded model, which knows the people of the synthetic set and
+                nothing else; or ``tiny``: a model of 4 million parameters for tests
+    pretrained  a tag that open_clip knows for the model (``openai``; of ``stick``: ``embedded``), a weight file
+                (safetensors, or a torch checkpoint that loads with ``weights_only``), or ``none``: random weights from
+                ``seed``
     num_frames  T, frames a clip
     views       see ``stages.geometry``
     tokens      ``value``: patch tokens of the last block's value path, projected to the joint space (MaskCLIP,

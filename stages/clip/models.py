@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import os
 import urllib.request
@@ -38,6 +39,10 @@ TINY: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 
+# A model of our own that comes with its weights, laid out as open_clip lays out a model in a folder; see its card.
+STICK, EMBEDDED = "stick", "embedded"
+STICK_FOLDER = Path(__file__).with_name("stick")
+
 
 @dataclass(frozen=True)
 class ResolvedModel:
@@ -45,7 +50,7 @@ class ResolvedModel:
 
     config      open_clip's model config, with ``quick_gelu`` as the weights need it
     preprocess  mean, std (of pixels in 0..1) and interpolation of the model's own evaluation transform
-    tag         open_clip's tag of the weights, None where they are a file or random
+    tag         open_clip's tag of the weights, or ``embedded``; None where they are a file or random
     file        the weight file, None where they are random or not looked for yet
     """
 
@@ -72,9 +77,9 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
     """The model that the two options name. Raises ``UsageError`` for a name or tag that does not exist and
     ``MissingError`` for a file that does not."""
     name = model.replace("/", "-")
-    config = copy.deepcopy(TINY) if name == "tiny" else open_clip.get_model_config(name) if ":" not in name else None
+    config = _config(name)
     if config is None:
-        near = nearest(name, ["tiny", *open_clip.list_models()])
+        near = nearest(name, ["tiny", STICK, *open_clip.list_models()])
         raise UsageError(f"CLIP model is {model!r}, which open_clip does not know{near}")
     if "hf_model_name" in config["text_cfg"]:
         raise UsageError(
@@ -82,7 +87,10 @@ def resolve_model(model: str, pretrained: str) -> ResolvedModel:
         )
     config.setdefault("quick_gelu", False)
 
-    tags = list_pretrained_tags_by_model(name)
+    tags = [EMBEDDED] if name == STICK else list_pretrained_tags_by_model(name)
+    if name == STICK and pretrained == EMBEDDED:
+        file = STICK_FOLDER / "open_clip_model.safetensors"
+        return ResolvedModel(name, config, _preprocess_of_all(name, tags), EMBEDDED, file)
     if pretrained == "none":
         return ResolvedModel(name, config, _preprocess_of_all(name, tags), None, None)
     if tag_config := get_pretrained_cfg(name, pretrained):
@@ -109,7 +117,7 @@ def find_weights(model: ResolvedModel) -> Path | None:
 
     Raises ``MissingError`` (``missing-weights``) where it can't be had.
     """
-    if model.tag is None:
+    if model.tag is None or model.file is not None:
         return model.file
     source = get_pretrained_cfg(model.name, model.tag)
     hub = source.get("hf_hub", "")
@@ -173,6 +181,15 @@ def _load(built: nn.Module, name: str, weights: Path) -> None:
             f"CLIP weights {str(weights)!r} are no checkpoint of {name} ({error!s:.300}); allowed: safetensors or a"
             " torch checkpoint that loads with weights_only"
         ) from None
+
+
+def _config(name: str) -> dict[str, Any] | None:
+    """open_clip's config of a model, one that may be changed; None where there is no such model."""
+    if name == "tiny":
+        return copy.deepcopy(TINY)
+    if name == STICK:
+        return json.loads((STICK_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    return open_clip.get_model_config(name) if ":" not in name else None
 
 
 def _preprocess(tag_config: dict[str, Any]) -> dict[str, Any]:

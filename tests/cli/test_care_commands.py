@@ -10,7 +10,9 @@ import pytest
 import stores
 from commands import Vilp
 from fixture_store import CLIP, POSE, TEXT
+from runs import arguments, make_videos
 
+from store import FeatureStore
 from store.objects import LocalObjects
 
 
@@ -26,6 +28,26 @@ def test_delete(run: Vilp, tmp_path: Path) -> None:
     again = run("delete", "clip/made")
     assert (again.code, again.out) == (1, "")
     assert f"group is 'clip/made'; this store has: frames/t4-pyav-0b288320, {POSE.path}" in again.err
+
+
+def test_a_group_whose_setup_failed_shows_and_can_be_deleted(
+    vilp: Vilp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, store = make_videos(tmp_path / "videos", each=1), tmp_path / "s"
+    monkeypatch.setenv("FAULT", "setup")
+    assert vilp(*arguments(videos, store, "--pose", "faults:Estimator")).code == 2
+    lines = vilp("status", "--store", store).out.splitlines()
+    empty = [lines[number - 1].split() for number, line in enumerate(lines) if "holds nothing yet" in line]
+    assert [(kind, committed, left) for kind, committed, _, _, left, _ in empty] == [
+        (path, "0", "2") for path in FeatureStore.open(store).groups
+    ]
+    pose = FeatureStore.open(store).group("pose").path
+    assert f"remove it with: vilp-pipe delete {pose} --store {store}" in "\n".join(lines)
+    assert vilp("delete", pose, "--store", store).code == 0
+    assert [path.partition("/")[0] for path in FeatureStore.open(store).groups] == ["frames"]
+    assert vilp("delete", "frames/t4", "--store", store).code == 0
+    assert FeatureStore.open(store).groups == {}
+    assert vilp("verify", "--store", store).code == 0
 
 
 def test_gc(run: Vilp, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(MadeUpStore(tmp_path_factory.mktemp("made-up") / "store").root)
+    return str(MadeUpStore(tmp_path_factory.mktemp("made-up") / "store", video=True).root)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,24 @@ def test_a_run_from_training_to_every_test(run: Vilp, store: str, other: str) ->
     found = json.loads(across.out)
     assert (found["trained_on"], found["dataset"], found["heads"]) == ("made-up", "made-up", 2)
     assert "learnt on made-up, 2 heads" in run("evaluate", "--run", "run", "--store", other, "--device", "cpu").out
+
+
+def test_a_video_model_and_late_fusion(run: Vilp, store: str) -> None:
+    options = ("--store", store, "--epochs", "2", "--frames", "4", "--device", "cpu")
+    clips = run("train-head", *options, "--head", "mean", "--video", "small", "--out", "clips", "--json")
+    assert clips.code == 0, clips.err
+    assert json.loads(clips.out)["features"]["encoder"] == "video"
+    assert run("train-head", *options, "--head", "poseconv", "--out", "poseconv").code == 0
+    assert run("train-head", *options, "--head", "vcs", "--out", "vcs").code == 0
+    said = run("evaluate", "--run", "vcs", "--late", "poseconv", "--device", "cpu")
+    assert said.code == 0, said.err
+    assert "late fusion on made-up: vcs with run poseconv (poseconv)" in said.out
+    assert "fused: top-1" in said.out
+    found = json.loads(run("evaluate", "--run", "vcs", "--late", "clips", "--device", "cpu", "--json").out)
+    assert found["other"] == "run clips (mean)"
+    again = run("train-head", "--config", "clips/train-head.toml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["features"] == json.loads(clips.out)["features"]
 
 
 def test_zero_shot_needs_no_run(run: Vilp, store: str) -> None:
@@ -87,7 +105,7 @@ def test_a_study(run: Vilp, store: str) -> None:
     [
         (
             ("train-head", "--head", "svm"),
-            "head is 'svm'; allowed: mean, vcs, vilp, pvcs, pvcs-joint, attn, pose, fuse",
+            "head is 'svm'; allowed: mean, vcs, vilp, pvcs, pvcs-joint, attn, pose, poseconv, fuse",
         ),
         (("train-head", "--modalities", "x"), "modalities is 'X'; allowed: V, P, V+T, P+T, V+P, V+P+T"),
         (("train-head", "--head", "vcs", "--loss", "kl"), "loss is 'kl'; allowed: all-class, in-batch"),
@@ -97,6 +115,8 @@ def test_a_study(run: Vilp, store: str) -> None:
         (("evaluate",), "run is not given; name the folder of a training run with --run, or give --zero-shot"),
         (("evaluate", "--few-shot", "2,x", "--run", "r"), "few-shot is '2,x'; allowed: numbers from 1 on"),
         (("evaluate", "--few-shot", "2", "--run", "r", "--zero-shot"), "few-shot trains the head of a run again"),
+        (("evaluate", "--late", "x.pkl", "--run", "r", "--zero-shot"), "late fuses the head of a run: give --run"),
+        (("train-head", "--head", "vcs", "--video", "small"), "allowed with it: mean, attn, also with +pose"),
         (("study", "everything"), "study is 'everything'; allowed: pose, frames"),
         (("study", "pose", "--head", "vcs"), "head is 'vcs', which is nothing without pose, or reads none"),
         (("study", "pose", "--epochs", "0"), "epochs is 0; a study trains"),

@@ -16,13 +16,14 @@ from pathlib import Path
 import late_writer
 import psutil
 import pytest
+import stores
 from commands import Vilp
 from gate import OPTIONS, gate_of
 from runs import TESTS, arguments, digest, first_commit, make_videos, plain_config, start
 
 from pipeline.extraction import extract
 from store import FeatureStore, StoreError
-from store.commits import committed_shards, read_commit
+from store.commits import PARTIAL, QUARANTINED, committed_shards, read_commit
 from store.layout import HEARTBEATS, LEASE
 from store.lease import DEAD_AFTER_SECONDS, Part, hold, living
 from store.objects import LocalObjects
@@ -102,6 +103,24 @@ def test_a_holder_on_another_machine_is_dead_when_it_has_been_silent(tmp_path: P
     assert living(objects) == []
     with hold(objects, Part()) as lease:
         assert lease.epoch == state["epoch"] + 1
+
+
+def test_status_of_a_store_that_another_machine_writes(vilp: Vilp, tmp_path: Path) -> None:
+    """It says what is done, missing, partial, quarantined and left, and who works on it, and writes nothing."""
+    objects = stores.build(tmp_path / "s", shards=(0, 1), statuses={1: PARTIAL, 2: QUARANTINED})
+    holder = {"host": "another", "boot": "x", "pid": 7, "started": "1", "token": "theirs", "since": "2026-01-01"}
+    objects.put(LEASE, seal({"epoch": 9, "holders": {"0-of-2": holder}}))
+    objects.put(f"{HEARTBEATS}/0-of-2.json", seal({"token": "theirs"}))
+    before = {key: objects.get(key) for key in objects.list()}
+    found = json.loads(vilp("status", "--store", objects.url, "--json").out)
+    assert (found["planned"], found["done"], found["missing"], found["unlisted"]) == (10, 8, 1, 0)
+    for group in found["groups"]:
+        assert [group[name] for name in ("committed", "partial", "quarantined", "left")] == [8, 1, 1, 2]
+    (run,) = found["running"]
+    assert (run["host"], run["pid"], run["part"]) == ("another", 7, "0-of-2")
+    assert run["silent_seconds"] < DEAD_AFTER_SECONDS
+    assert "running: part 0-of-2, process 7 on another since" in vilp("status", "--store", objects.url).out
+    assert {key: objects.get(key) for key in objects.list()} == before
 
 
 def everything(root: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ import pytest
 from extractions import small_config
 
 from pipeline.config import ExtractConfig
+from pipeline.engines.lanes import WorkerLostError
 from pipeline.extraction import extract
 from pipeline.summary import Summary
 from store import StoreError
@@ -21,6 +22,7 @@ from store.objects import LocalObjects
 from store.verify import verify_store
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
+RayEngine: Any = pytest.importorskip("pipeline.engines.ray").RayEngine
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -148,6 +150,36 @@ def test_a_node_unlike_the_drivers_is_refused(
     nodes.kill(other)
     extract(config(small_videos, tmp_path / "s", "pyav"))
     extract(config(small_videos, tmp_path / "undisturbed", "pyav"))
+    assert digest(tmp_path / "s") == digest(tmp_path / "undisturbed")
+
+
+def test_a_late_node_unlike_the_drivers_is_left_out(
+    small_videos: Path, tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be decoded before it has tried to take part."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    set_up = RayEngine.set_up
+
+    def watched(*arguments: Any) -> None:
+        try:
+            set_up(*arguments)
+        except WorkerLostError:
+            (seen / "late").touch()
+            raise
+
+    monkeypatch.setattr(RayEngine, "set_up", watched)
+    with running(config(small_videos, tmp_path / "s", "faults:on_late_node", nodes.address)) as run:
+        wait_for(seen / "first", run)
+        other = nodes.add("other", FAULT_ONCE=str(seen), **_other_version(tmp_path))
+        summary = run.result()
+    assert {path.name for path in seen.iterdir()} == {"first", "late"}
+    assert (summary.executed, summary.done) == (7, 6)
+    (warning,) = summary.warnings
+    assert f"({other.node_id[:8]}) would compute other numbers than the driver: {SAYS['version']}" in warning
+    assert warning.endswith("; it joined late, and is left out")
+    monkeypatch.setenv("FAULT_ONCE", str(seen))
+    extract(config(small_videos, tmp_path / "undisturbed", "faults:on_late_node"))
     assert digest(tmp_path / "s") == digest(tmp_path / "undisturbed")
 
 

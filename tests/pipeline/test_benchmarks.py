@@ -14,12 +14,15 @@ import pytest
 import torch
 import videos
 
+import pipeline.benchmarks.store as store_part
 from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, run_benchmarks
 from pipeline.benchmarks.base import Row, compare, make_row
 from pipeline.benchmarks.clip import lowest_cosine
 from pipeline.benchmarks.clips import ClipSet
+from pipeline.benchmarks.codecs import RAW, SIZE
 from pipeline.benchmarks.decode import count_right
 from pipeline.benchmarks.extract import _all_done, _call
+from pipeline.benchmarks.formats import MadeUp, NpyFiles
 from pipeline.benchmarks.head import trimmed_words
 from pipeline.benchmarks.made_up import make_split, write_files, write_store
 from pipeline.benchmarks.plain import decode_naive
@@ -160,6 +163,28 @@ def test_a_failing_command_is_not_timed() -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_store_part(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_part, "BATCH", 8)
+    config = replace(TINY, store_videos=70, batches=2)
+    *reading, codecs = store_part.run(config, clips, tmp_path, Progress())
+    assert [(len(part.rows), part.plain) for part in reading] == 2 * [(5, NpyFiles.name), (4, NpyFiles.name)]
+    for whole, batches in (reading[:2], reading[2:]):
+        check(whole, count=70, rounds=2)
+        check(batches, count=16, rounds=2)
+        sizes = [row.columns[store_part.SIZE] for row in whole.rows]
+        assert max(sizes) < 1.5 * min(sizes)
+    assert codecs[RAW].columns[SIZE] == pytest.approx(100, abs=0.1)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_way_that_gives_other_rows_is_not_timed(tmp_path: Path) -> None:
+    way = NpyFiles(tmp_path / "npy", MadeUp(6, {"cls": (2, 3)}))
+    way.write()
+    store_part._check(way, way.batch(None, np.array([4, 1])), np.array([4, 1]))
+    with pytest.raises(RuntimeError, match="other rows of cls"):
+        store_part._check(way, way.batch(None, np.array([4, 1])), np.array([1, 4]))
+
+
 def test_head_part(clips: ClipSet, tmp_path: Path) -> None:
     report = run_benchmarks(["head"], out=tmp_path, config=TINY, clips=clips)
     (comparison,) = report.comparisons
@@ -215,7 +240,9 @@ def test_scale_part_with_ray() -> None:
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, head, scale"):
+    with pytest.raises(
+        UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, store, head, scale"
+    ):
         run_benchmarks(["sound"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="videos is 0"):
@@ -229,4 +256,4 @@ def test_importing_the_benchmark_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert PARTS == ("decode", "clip", "pose", "extract", "head", "scale")
+    assert PARTS == ("decode", "clip", "pose", "extract", "store", "head", "scale")

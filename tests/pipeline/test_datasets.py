@@ -237,7 +237,10 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "root/run/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/run/gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     (tmp_path / "root/run/itself.mp4").symlink_to("itself.mp4")
-    assert list(scan_videos(tmp_path / "root")) == ["jump/a.mp4"]
+    dangling: list[str] = []
+    assert list(scan_videos(tmp_path / "root", dangling=dangling)) == ["jump/a.mp4"]
+    assert sorted(dangling) == ["run/gone.mp4", "run/itself.mp4"]
+    assert load_dataset("folder", str(tmp_path / "root")).missing == ("run/gone.mp4", "run/itself.mp4")
 
 
 # --- names and absence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import stores
 import torch
 import zarr
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
@@ -89,6 +90,21 @@ def test_a_torch_loader_reads_the_same_rows_in_any_order(tmp_path: Path) -> None
     seen = {name: row for batch in loader for name, row in zip(batch["video_id"], batch["keypoints"], strict=True)}
     assert set(seen) == set(whole.video_ids)
     assert all(torch.equal(seen[name], whole["keypoints"][i]) for i, name in enumerate(whole.video_ids))
+
+
+def test_a_list_of_indices_gives_a_whole_batch_in_its_order(tmp_path: Path) -> None:
+    stores.build(tmp_path / "s")
+    store = FeatureStore.open(tmp_path / "s")
+    dataset = pickle.loads(pickle.dumps(store.dataset(split=1, arrays=("cls", "keypoints"), frames=2)))
+    order = [4, 0, 5, 0, 2]
+    batch, samples = dataset[order], [dataset[index] for index in order]
+    assert batch["video_id"] == [sample["video_id"] for sample in samples]
+    assert batch["label"].tolist() == [sample["label"] for sample in samples]
+    for name in ("cls", "keypoints"):
+        assert torch.equal(batch[name], torch.stack([sample[name] for sample in samples]))
+    loader = DataLoader(dataset, batch_size=None, sampler=BatchSampler(SequentialSampler(dataset), 4, drop_last=False))
+    sizes = [batch["cls"].shape[0] for batch in loader]
+    assert (len(sizes), max(sizes), sum(sizes)) == (-(-len(dataset) // 4), 4, len(dataset))
 
 
 @pytest.mark.parametrize(

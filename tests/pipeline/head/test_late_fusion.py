@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.head import TrainConfig, late_fusion, train_head
+from pipeline.head import TrainConfig, late, late_fusion, train_head
 from pipeline.head.late import WEIGHTS, choose_weight, fuse, log_probabilities
 from pipeline.head.metrics import hits
 from store.errors import MissingError, UsageError
@@ -123,6 +123,23 @@ def test_a_skeleton_network_trained_here_is_fused(vcs, tmp_path):
     train_head(vcs.open(), head="attn", split=1, out=tmp_path / "attn", **FAST)
     with pytest.raises(UsageError, match="has no split 2; train it on the same splits"):
         late_fusion(tmp_path / "vcs", [tmp_path / "attn"], device="cpu")
+
+
+def test_heads_that_choose_have_not_seen_the_videos_on_which_they_choose(vcs, tmp_path, monkeypatch):
+    seen, asked = [], []
+    real_fit, real_predict = late.fit, late.predict
+    monkeypatch.setattr(late, "fit", lambda head, part, *a, **k: (seen.append(part), real_fit(head, part, *a, **k)))
+    monkeypatch.setattr(late, "predict", lambda head, held: (asked.append(held), real_predict(head, held))[1])
+    train_head(vcs.open(), head="mean", split="all", out=tmp_path / "mean", **FAST)
+    late_fusion(tmp_path / "vcs", [tmp_path / "mean"], device="cpu")
+    test = {1: set(), 2: set()}
+    for row in vcs.open().videos.to_pylist():
+        for split in test:
+            test[split] |= {row["video_id"]} if row[f"split{split}"] == "test" else set()
+    assert len(seen) == len(asked) == 4  # both runs, two splits
+    for number, (part, held) in enumerate(zip(seen, asked, strict=True)):
+        assert not set(part.sources) & set(held.sources)
+        assert not (set(part.video_ids) | set(held.video_ids)) & test[1 + number // 2]
 
 
 def test_the_test_set_does_not_choose(vcs, tmp_path):

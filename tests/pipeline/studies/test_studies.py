@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from pipeline.head import HeadConfig, TrainConfig
+from pipeline.head.metrics import roc_area
 from pipeline.studies import STUDIES, StudyConfig, run_study
 from pipeline.studies.base import without_pose
 from pipeline.studies.groups import common_verdict
 from pipeline.studies.measures import class_means, class_medians, measure_keypoints, terciles
-from pipeline.studies.tokens import roc_area
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain
 from store.errors import MissingError, UsageError
 
