@@ -56,8 +56,8 @@ class WorkerLostError(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded chunk: outcomes without frames, the engine's own handles on these and on the clips with frames, the refs
-    still to decode, and when it was decoded. ``retries`` are lines that say what was decoded once more, and why."""
+    """A decoded chunk: outcomes without frames, the engine's own handles on these and on the clips with frames, the
+    refs still to decode, and when it was decoded. ``retries`` say what was decoded once more, and why, a line each."""
 
     outcomes: Sequence[DecodeOutcome]
     facts: Any

@@ -85,12 +85,13 @@ def test_events_from_many_threads_make_one_file(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_leaves_a_whole_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Trace(tmp_path / "trace.json") as trace:
-        trace.add(Span("decode", "lane_0", 0, 1), 0, ["v"])
+    trace = Trace(tmp_path / "trace.json")
+    trace.add(Span("decode", "lane_0", 0, 1), 0, ["v"])
+    with pytest.raises(KeyboardInterrupt), trace:
         raise KeyboardInterrupt
     assert len(json.loads((tmp_path / "trace.json").read_text())) == 3
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="profile .*none/trace.json cannot be written: No such file"):
+    with pytest.raises(UsageError, match=r"profile .*none/trace.json cannot be written: No such file"):
         Trace(tmp_path / "none" / "trace.json")
