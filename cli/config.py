@@ -26,7 +26,7 @@ from store.errors import MissingError, UsageError, nearest
 from store.printable import command as shell_command
 
 # Options that say where a result goes or what is shown of it: no settings of the result.
-ABOUT_OUTPUT = ("config", "dry-run", "figure", "html", "json", "out")
+ABOUT_OUTPUT = ("config", "dry-run", "figure", "html", "json", "out", "profile")
 # Options whose values are places, kept so that they hold in any directory.
 PLACES = ("from", "root", "run", "store", "to", "videos")
 

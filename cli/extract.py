@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from cli.console import as_json, make_progress, only_result_on_stdout, say, show
 from cli.forecast import forecast_lines
 from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
 from cli.sizes import parse_bytes
+from store.errors import UsageError
 
 Opt = typer.Option
 DATA, FEATURES, RUN = "Videos and store", "Features", "How to run"
@@ -181,6 +183,14 @@ def extract(
     dry_run: Annotated[
         bool, Opt("--dry-run", help="Print plan, bytes and time, and stop.", rich_help_panel=RUN)
     ] = False,
+    profile: Annotated[
+        str | None,
+        Opt(
+            metavar="FILE.json",
+            help="Write a trace of every stage call, for ui.perfetto.dev, and tell busy and idle seconds a stage.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     strict: Annotated[
         bool, Opt("--strict", help="Missing or quarantined videos and another environment fail.", rich_help_panel=RUN)
     ] = False,
@@ -197,6 +207,7 @@ def extract(
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
       vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
+      vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
     from pipeline.config import parse_part
     from stages.clip.templates import read_templates
@@ -240,15 +251,19 @@ def extract(
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
         from pipeline.extraction import extract as run
+        from pipeline.trace import Trace
 
         config = resolve(store, {name: value for name, value in given.items() if value is not None})
         if dry_run:
+            if profile is not None:
+                raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
             from pipeline.forecast import forecast
 
             planned = forecast(config)
             out(as_json(planned.to_dict()) if json else forecast_lines(planned))
             return
-        summary = run(config, progress=make_progress())
+        with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
+            summary = run(config, progress=make_progress(), trace=trace)
         if json:
             out(as_json(summary.to_dict()))
         else:
@@ -282,10 +297,13 @@ def _show(summary: Any) -> None:
             ("units tried again", str(len(summary.retried_units))),
             *(("", _retried(retry)) for retry in summary.retried_units[:5]),
             ("seconds a stage", seconds or "nothing to do"),
+            *(("", line) for line in _profile_lines(summary.profile)),
             ("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second"),
             ("store", summary.store),
         ],
     )
+    if summary.profile:
+        say(f"trace, to open in ui.perfetto.dev: {summary.profile['trace']}")
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
         say(f"to try these again: {retry_command(summary.store)}")
@@ -295,3 +313,11 @@ def _show(summary: Any) -> None:
 def _retried(retry: dict[str, Any]) -> str:
     what = "class names" if retry["shard"] is None else f"shard {retry['shard']}"
     return f"{what}, {retry['times']} times: {'; '.join(retry['why'])}"
+
+
+def _profile_lines(profile: dict[str, Any] | None) -> list[str]:
+    return [
+        f"{name}: busy {stage['busy']:.1f} s, idle {stage['idle']:.1f} s; {stage['calls']} calls, {stage['workers']} "
+        "workers"
+        for name, stage in (profile or {"stages": {}})["stages"].items()
+    ]

@@ -21,6 +21,7 @@ from pipeline.plan import Changes, Work, compare, make_plan, note_gone, pending,
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
+from pipeline.trace import Trace
 from stages.write import WriteConfig
 from store.commits import committed_shards
 from store.derived import refresh
@@ -39,12 +40,17 @@ from store.writer import add_modality, check_place, create_store, write_text_set
 
 
 def extract(
-    config: ExtractConfig, *, progress: Progress | None = None, only_shards: Collection[int] | None = None
+    config: ExtractConfig,
+    *,
+    progress: Progress | None = None,
+    only_shards: Collection[int] | None = None,
+    trace: Trace | None = None,
 ) -> Summary:
     """Compute what is missing in a store: plan minus commits (of some shards only, where ``only_shards`` names them).
 
     Makes the store where there is none. Every shard that is committed when this returns, fails or is killed stays;
-    running it again goes on from there, and ends with the same values on either engine.
+    running it again goes on from there, and ends with the same values on either engine. ``trace`` is told of
+    every call of a stage.
 
     Raises ``UsageError``, ``MissingError`` (videos or weights), ``StoreError`` (the store cannot be used, is in use by
     another run, or the environment fails: see the kinds in ``store.errors``). Under ``strict`` missing videos, changed
@@ -90,10 +96,11 @@ def extract(
         )
         if only_shards is not None:
             work = work.only(only_shards)
-        _run(objects, config, graph, work, lease, summary, progress)
+        _run(objects, config, graph, work, lease, summary, progress, trace)
         report = refresh(lease.guard(objects))
         summary.quarantine = None if report is None else objects.describe(report)
     summary.seconds = time.monotonic() - began
+    summary.profile = None if trace is None else trace.to_dict()
     return summary
 
 
@@ -191,12 +198,14 @@ def _run(
     lease: Lease,
     summary: Summary,
     progress: Progress,
+    trace: Trace | None,
 ) -> None:
     clip = next((branch for branch in graph.branches if branch.modality.kind == "clip"), None)
     texts = clip is not None and not _has_text(objects, clip.modality.path, config.templates)
     if not work.num_videos and not texts:
         return
     plan, since_packed = work.plan, 0
+    told: dict[str, Any] = {} if trace is None else {"record": trace.add}
     # Packing looks at every commit, so it is done a bounded number of times a run.
     pack_every = max(PACK_FROM, plan.num_shards // 16)
     write = WriteConfig(objects.url, plan.shard_len, lease)
@@ -206,7 +215,7 @@ def _run(
             text = beside.submit(_write_text, objects, config, plan.class_names, engine, clip, lease)
         progress.begin("extracting", work.num_videos)
         for units in work.passes():
-            for result in run_lanes(engine, graph, units, work.root, progress.advance):
+            for result in run_lanes(engine, graph, units, work.root, progress.advance, **told):
                 summary.add(result.rows, plan)
                 if result.retries:
                     summary.retried(result.unit.shard, result.retries)

@@ -18,7 +18,8 @@ class Summary:
     """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
     ``quarantined`` (by error kind) are counted; ``quarantine`` is where the report on all quarantined videos of the
     store lies. Stage seconds add up over workers. ``retried_units`` are those of which something was done again because
-    a worker or a node died: ``shard`` (None: the class names), how many ``times``, and ``why``, a line each."""
+    a worker or a node died: ``shard`` (None: the class names), how many ``times``, and ``why``, a line each.
+    ``profile`` is what ``Trace.to_dict`` tells, where one was asked for."""
 
     store: str
     dataset: str
@@ -35,6 +36,7 @@ class Summary:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     quarantine: str | None = None
+    profile: dict[str, Any] | None = None
     next_command: str = ""
 
     @property

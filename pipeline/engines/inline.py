@@ -12,6 +12,7 @@ from pipeline.engines.lanes import Decoded
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
+from pipeline.trace import Span, timed
 from stages.decode import DecodeOutcome
 from stages.types import VideoRef
 from stages.write import WriteConfig
@@ -43,9 +44,9 @@ class InlineEngine:
         path = branch.modality.path
         return self.submit(path, getattr(self._stages[path], method), *arguments).result()
 
-    def encode(self, branch: Branch, decoded: Decoded) -> Future[Encoded]:
+    def encode(self, branch: Branch, decoded: Decoded) -> Future[tuple[Encoded, Span]]:
         path = branch.modality.path
-        return self.submit(path, encode, self._stages[path], branch, decoded.clips)
+        return self.submit(path, timed, branch.modality.kind, None, encode, self._stages[path], branch, decoded.clips)
 
     def submit(self, path: str, function: Any, *arguments: Any) -> Future[Any]:
         self._ready[path].result()
@@ -67,22 +68,26 @@ class InlineLane:
         self._decoder.setup()
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded:
-        chunk = self._decoder(refs)
+        chunk, span = timed("decode", None, self._decoder, refs)
         outcomes = without_frames(chunk.results)
-        return Decoded(outcomes, outcomes, clips_of(chunk.results), chunk.remaining, chunk.retries)
+        return Decoded(outcomes, outcomes, clips_of(chunk.results), chunk.remaining, span, chunk.retries)
 
-    def encode(self, branch: Branch, decoded: Decoded) -> Future[Encoded]:
+    def encode(self, branch: Branch, decoded: Decoded) -> Future[tuple[Encoded, Span]]:
         return self._engine.encode(branch, decoded)
 
-    def wait(self, handles: Sequence[Future[Encoded]]) -> None:
+    def wait(self, handles: Sequence[Future[tuple[Encoded, Span]]]) -> list[Span]:
         wait_futures(handles)
+        return [span for _, span in (future.result() for future in handles)]
 
     def write(
-        self, unit: Unit, facts: Sequence[list[DecodeOutcome]], handles: Mapping[str, Sequence[Future[Encoded]]]
-    ) -> dict[str, list[CommitRow]]:
+        self,
+        unit: Unit,
+        facts: Sequence[list[DecodeOutcome]],
+        handles: Mapping[str, Sequence[Future[tuple[Encoded, Span]]]],
+    ) -> tuple[dict[str, list[CommitRow]], Span]:
         outcomes = list(itertools.chain(*facts))
-        encoded = {path: [future.result() for future in futures] for path, futures in handles.items()}
-        return write_unit(self._engine.writer, self._engine.graph, unit, outcomes, encoded)
+        encoded = {path: [future.result()[0] for future in futures] for path, futures in handles.items()}
+        return timed("write", None, write_unit, self._engine.writer, self._engine.graph, unit, outcomes, encoded)
 
     def cancel(self) -> None:
         self._decoder.cancel()

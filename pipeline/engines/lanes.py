@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
+from pipeline.trace import Span
 from stages.decode import DecodeOutcome
 from stages.types import VideoRef
 from store.commits import CommitRow
@@ -55,13 +56,14 @@ class WorkerLostError(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded chunk: outcomes without frames, the engine's own handles on these and on the clips with frames, and the
-    refs still to decode. ``retries`` are lines that say what was decoded once more, and why."""
+    """A decoded chunk: outcomes without frames, the engine's own handles on these and on the clips with frames, the
+    refs still to decode, and when it was decoded. ``retries`` say what was decoded once more, and why, a line each."""
 
     outcomes: Sequence[DecodeOutcome]
     facts: Any
     clips: Any
     remaining: Sequence[VideoRef]
+    span: Span
     retries: Sequence[str] = ()
 
 
@@ -74,12 +76,12 @@ class Lane(Protocol):
     def encode(self, branch: Branch, decoded: Decoded) -> Any:
         """Begin to encode a chunk; returns a handle."""
 
-    def wait(self, handles: Sequence[Any]) -> None:
-        """Return when these encodings are done."""
+    def wait(self, handles: Sequence[Any]) -> Sequence[Span]:
+        """Return when these encodings are done, and with when each was."""
 
     def write(
         self, unit: Unit, facts: Sequence[Any], handles: Mapping[str, Sequence[Any]]
-    ) -> Mapping[str, list[CommitRow]]:
+    ) -> tuple[Mapping[str, list[CommitRow]], Span]:
         """Commit a unit: the ``facts`` of its chunks, and the handles of their encodings by branch, in order."""
 
     def cancel(self) -> None:
@@ -173,17 +175,19 @@ def run_lanes(
     units: Iterable[Unit],
     root: Path,
     advance: Callable[[int], None] = lambda videos: None,
+    record: Callable[[Span, int, Sequence[str]], None] = lambda span, shard, videos: None,
 ) -> Iterator[UnitResult]:
     """Run all units and yield each as it is committed, in no particular order.
 
     ``advance`` is told, from any thread, how many more videos are through the encoders; a negative number where a unit
-    has to begin again. The first error of any lane, or of ``units``, ends the run: no new unit is begun, and units in
-    flight are dropped; what was committed stays.
+    has to begin again. ``record`` is told, from any thread, of each stage call that is over, with the shard and the ids
+    of the videos that it was for. The first error of any lane, or of ``units``, ends the run: no new unit is begun, and
+    units in flight are dropped; what was committed stays.
 
     Raises ``StoreError`` (``too-many-failures``) where the environment fails, where the same unit loses its worker
     again and again, and where no machine is left.
     """
-    run = _Run(engine, graph, _Health(root), advance, _Queue(units))
+    run = _Run(engine, graph, _Health(root), advance, record, _Queue(units))
     lanes = capacity = 0
     look_at, give_up_at = 0.0, time.monotonic() + PATIENCE_SECONDS
     with ThreadPoolExecutor(_MOST_LANES, thread_name_prefix="lane") as pool:
@@ -262,6 +266,7 @@ class _Run:
     graph: Graph
     health: _Health
     advance: Callable[[int], None]
+    record: Callable[[Span, int, Sequence[str]], None]
     queue: _Queue
     events: SimpleQueue[UnitResult | Future[None]] = field(default_factory=SimpleQueue)
     unread: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_UNREAD))
@@ -327,7 +332,7 @@ class _Run:
         handles: dict[str, list[Any]] = {branch.modality.path: [] for branch in branches}
         facts: list[Any] = []
         remaining: Sequence[VideoRef] = unit.refs
-        before: tuple[int, list[Any]] = (0, [])
+        before: tuple[list[str], list[Any]] = ([], [])
         failure: StoreError | None = None
         while remaining and failure is None:
             if self.stop.is_set():
@@ -335,6 +340,8 @@ class _Run:
             decoded = lane.decode(remaining)
             remaining = decoded.remaining
             retries += decoded.retries
+            videos = [outcome.ref.video_id for outcome in decoded.outcomes]
+            self.record(decoded.span, unit.shard, videos)
             try:
                 self.health.judge(decoded.outcomes)
             except StoreError as error:
@@ -346,21 +353,31 @@ class _Run:
                 for branch, handle in zip(branches, encodings, strict=True):
                     handles[branch.modality.path].append(handle)
             # Only now, so that the encoders have the next chunk at hand when they are through with this one.
-            self._finish(lane, *before, finished)
-            before = (len(decoded.outcomes), encodings)
+            self._finish(lane, unit, *before, finished)
+            before = (videos, encodings)
             del decoded  # its frames: the next chunk may need their place
-        self._finish(lane, *before, finished)
+        self._finish(lane, unit, *before, finished)
         if failure is not None:
             # What failed is noted, so that the next run does not begin with it, and stop at it, once more.
-            lane.write(unit.first(len(unit.refs) - len(remaining)), facts, handles)
+            self._write(lane, unit.first(len(unit.refs) - len(remaining)), facts, handles)
             raise failure
-        return lane.write(unit, facts, handles)
+        return self._write(lane, unit, facts, handles)
 
-    def _finish(self, lane: Lane, videos: int, handles: Sequence[Any], finished: list[int]) -> None:
-        """Wait for the encodings of a chunk of so many videos."""
-        lane.wait(handles)
-        finished.append(videos)
-        self.advance(videos)
+    def _finish(
+        self, lane: Lane, unit: Unit, videos: Sequence[str], handles: Sequence[Any], finished: list[int]
+    ) -> None:
+        """Wait for the encodings of a chunk of a unit."""
+        for span in lane.wait(handles):
+            self.record(span, unit.shard, videos)
+        finished.append(len(videos))
+        self.advance(len(videos))
+
+    def _write(
+        self, lane: Lane, unit: Unit, facts: Sequence[Any], handles: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, list[CommitRow]]:
+        rows, span = lane.write(unit, facts, handles)
+        self.record(span, unit.shard, [ref.video_id for ref in unit.refs])
+        return rows
 
 
 def _again(task: _Task, retries: Sequence[str], loss: WorkerLostError) -> _Task:

@@ -34,6 +34,7 @@ from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
+from pipeline.trace import Span, timed
 from stages.decode import DecodedChunk
 from stages.types import VideoRef
 from stages.write import WriteConfig
@@ -88,16 +89,17 @@ class _Whole:
 class _Decoder(_Worker):
     """A supervised decoder in an actor. A dead decoding process costs a video, a dead actor the attempt at a unit."""
 
-    def decode(self, refs: _Whole) -> tuple[DecodedChunk, _Whole]:
-        chunk = self._stage(refs.value)
-        return dataclasses.replace(chunk, results=without_frames(chunk.results)), _Whole(clips_of(chunk.results))
+    def decode(self, refs: _Whole) -> tuple[tuple[DecodedChunk, Span], _Whole]:
+        chunk, span = timed("decode", self._node, self._stage, refs.value)
+        facts = dataclasses.replace(chunk, results=without_frames(chunk.results))
+        return (facts, span), _Whole(clips_of(chunk.results))
 
 
 class _Encoder(_Worker):
     """A CLIP or pose stage in an actor."""
 
-    def encode(self, branch: Branch, clips: _Whole) -> tuple[Encoded, bool]:
-        return encode(self._stage, branch, clips.value), True
+    def encode(self, branch: Branch, clips: _Whole) -> tuple[Encoded, Span]:
+        return timed(branch.modality.kind, self._node, encode, self._stage, branch, clips.value)
 
     def call(self, method: str, arguments: Sequence[Any]) -> Any:
         return getattr(self._stage, method)(*arguments)
@@ -111,9 +113,9 @@ class _Writer(_Worker):
         encoded: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in graph.branches}
         for path, part in zip(paths, parts, strict=False):
             encoded[path].append(part)
-        chunks: Sequence[DecodedChunk] = parts[len(paths) :]
-        outcomes = [outcome for chunk in chunks for outcome in chunk.results]
-        return _Whole(write_unit(self._stage, graph, unit, outcomes, encoded))
+        chunks: Sequence[tuple[DecodedChunk, Span]] = parts[len(paths) :]
+        outcomes = [outcome for chunk, _ in chunks for outcome in chunk.results]
+        return _Whole(timed("write", self._node, write_unit, self._stage, graph, unit, outcomes, encoded))
 
 
 def _environment(stage: Any) -> dict[str, Any]:
@@ -146,10 +148,10 @@ class _Actor:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Features, which stay in the object store, and a flag that they are there."""
+    """Features, which stay in the object store, and the span of the call, which is there when they are."""
 
     features: Any
-    done: Any
+    span: Any
     encoder: _Actor
 
 
@@ -339,28 +341,29 @@ class RayLane:
     def decode(self, refs: Sequence[VideoRef]) -> Decoded:
         decoder = self._ready(self._decoder)
         facts, clips = decoder.handle.decode.options(num_returns=2).remote(_Whole(refs))
-        chunk: DecodedChunk = decoder.get(facts)
-        return Decoded(chunk.results, facts, clips, chunk.remaining, chunk.retries)
+        chunk: DecodedChunk
+        span: Span
+        chunk, span = decoder.get(facts)
+        return Decoded(chunk.results, facts, clips, chunk.remaining, span, chunk.retries)
 
     def encode(self, branch: Branch, decoded: Decoded) -> _Encoding:
         encoder = self._ready(self._engine.encoder(branch.modality.path, self._node))
-        features, done = encoder.handle.encode.options(num_returns=2).remote(branch, decoded.clips)
-        return _Encoding(features, done, encoder)
+        features, span = encoder.handle.encode.options(num_returns=2).remote(branch, decoded.clips)
+        return _Encoding(features, span, encoder)
 
-    def wait(self, handles: Sequence[_Encoding]) -> None:
-        for handle in handles:
-            handle.encoder.get(handle.done)
+    def wait(self, handles: Sequence[_Encoding]) -> list[Span]:
+        return [handle.encoder.get(handle.span) for handle in handles]
 
     def write(
         self, unit: Unit, facts: Sequence[Any], handles: Mapping[str, Sequence[_Encoding]]
-    ) -> dict[str, list[CommitRow]]:
+    ) -> tuple[dict[str, list[CommitRow]], Span]:
         writer = self._ready(self._node.writer)
         paths = [path for path, encodings in handles.items() for _ in encodings]
         features = [encoding.features for encodings in handles.values() for encoding in encodings]
-        rows: dict[str, list[CommitRow]] = writer.get(
+        written: tuple[dict[str, list[CommitRow]], Span] = writer.get(
             writer.handle.write.remote(self._engine.graph, unit, paths, *features, *facts)
         ).value
-        return rows
+        return written
 
     def cancel(self) -> None:
         if ray.is_initialized():

@@ -136,3 +136,21 @@ def test_every_command_has_help(run: Vilp) -> None:
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert "Usage: vilp-pipe" in outcome.out.replace("\n", " ")
+
+
+def test_extract_profiles_a_run(run: Vilp, tmp_path: Path, small_videos: Path) -> None:
+    options = ("--dataset", "folder", "--root", str(small_videos), "--frames", "2", "--pose-frames", "2")
+    own = ("--engine", "inline", "--modality", "pose", "--pose", "plain_pose:PlainEstimator", "--profile", "t.json")
+    refused = run("extract", *options, *own, "--dry-run")
+    assert (refused.code, "--dry-run makes none; leave one of them out" in refused.line) == (2, True)
+    assert not (tmp_path / "t.json").exists()
+    told = run("extract", *options, *own, "--limit", "2", "--json")
+    assert told.code == 0, told.err
+    profile = json.loads(told.out)["profile"]
+    assert (profile["trace"], set(profile["stages"])) == ("t.json", {"decode", "pose", "write"})
+    assert len(json.loads((tmp_path / "t.json").read_text())) > 3
+    shown = run("extract", *options, *own)
+    assert shown.code == 0, shown.err
+    assert "decode: busy" in shown.err
+    assert "trace, to open in ui.perfetto.dev: t.json" in shown.err
+    assert all(b"profile" not in path.read_bytes() for path in tmp_path.rglob("_tables/configs/*"))

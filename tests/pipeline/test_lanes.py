@@ -22,6 +22,7 @@ from pipeline.engines.lanes import (
     run_lanes,
 )
 from pipeline.plan import Unit
+from pipeline.trace import Span
 from stages.decode import DecodeOutcome
 from stages.types import DecodedVideo, VideoFailure, VideoRef
 from store.commits import CommitRow
@@ -29,6 +30,7 @@ from store.errors import RetryError, StoreError
 
 BRANCH: Any = SimpleNamespace(modality=SimpleNamespace(path="clip/x"))
 GRAPH: Any = SimpleNamespace(branches=(BRANCH,))
+SPAN = Span("stage", "row", 0, 1)
 
 
 def outcome(ref: VideoRef, failure: VideoFailure | None = None) -> DecodeOutcome:
@@ -82,23 +84,24 @@ class FakeLane:
         self.engine.count(1)
         failures = self.engine.failures
         outcomes = [outcome(ref, failures.get(ref.slot)) for ref in refs[:2]]
-        return Decoded(outcomes, outcomes, list(refs[:2]), list(refs[2:]))
+        return Decoded(outcomes, outcomes, list(refs[:2]), list(refs[2:]), SPAN)
 
     def encode(self, branch: Any, decoded: Decoded) -> list[int]:
         self.engine.count(0)
         return [ref.slot for ref in decoded.clips]
 
-    def wait(self, handles: Sequence[Any]) -> None:
+    def wait(self, handles: Sequence[Any]) -> list[Span]:
         self.alive -= len(handles)
         self.engine.count(-len(handles))
         with self.engine.lock:
             if self.engine.losses > 0 and handles:
                 self.engine.losses -= 1
                 raise WorkerLostError(f"the encoder was lost, {self.engine.losses} to go")
+        return [SPAN] * len(handles)
 
     def write(
         self, unit: Unit, facts: Sequence[list[DecodeOutcome]], handles: Mapping[str, Sequence[Any]]
-    ) -> Mapping[str, list[CommitRow]]:
+    ) -> tuple[Mapping[str, list[CommitRow]], Span]:
         outcomes = [outcome for chunk in facts for outcome in chunk]
         encoded = [slot for chunk in handles["clip/x"] for slot in chunk]
         assert encoded == [o.ref.slot for o in outcomes if o.video is not None] or self.engine.failures
@@ -106,7 +109,7 @@ class FakeLane:
         with self.engine.lock:
             self.engine.written.append((unit.shard, [o.ref.slot for o in outcomes]))
             self.engine.noted.append(unit.missing["clip/x"])
-        return {"clip/x": [CommitRow(o.ref.slot, "ok") for o in outcomes]}
+        return {"clip/x": [CommitRow(o.ref.slot, "ok") for o in outcomes]}, SPAN
 
     def cancel(self) -> None: ...
 
