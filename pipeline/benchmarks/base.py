@@ -25,6 +25,7 @@ class BenchmarkConfig:
     clip_videos   clips whose frames the CLIP part encodes; four make a batch of 32 for each of two cores
     frames        T, frames a clip
     rounds        how often every way is timed, in turns; ``extract_rounds`` those of the extraction, which is long
+    steady_clips  that ours extracts to see what a clip costs without start-up: the same videos again and again
     models        CLIP models, all with random weights; the first one also extracts
     engines       of the extraction
     train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
@@ -40,6 +41,7 @@ class BenchmarkConfig:
     frames: int = 16
     rounds: int = 3
     extract_rounds: int = 1
+    steady_clips: int = 276
     models: tuple[str, ...] = ("ViT-B-32", "ViT-B-16")
     engines: tuple[str, ...] = ("inline", "ray")
     train: int = 3570

@@ -21,9 +21,21 @@ from pipeline.benchmarks.clip import lowest_cosine
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.codecs import RAW, SIZE
 from pipeline.benchmarks.decode import count_right
-from pipeline.benchmarks.extract import _all_done, _call
+from pipeline.benchmarks.extract import (
+    EFFICIENCY,
+    FIRST,
+    PLAIN,
+    START,
+    Kernels,
+    Times,
+    _all_done,
+    _call,
+    _copies,
+    _steady,
+)
 from pipeline.benchmarks.formats import MadeUp, NpyFiles
 from pipeline.benchmarks.head import trimmed_words
+from pipeline.benchmarks.kernels import run_kernels
 from pipeline.benchmarks.made_up import make_split, write_files, write_store
 from pipeline.benchmarks.plain import decode_naive
 from pipeline.benchmarks.plain_head import PlainVcs, train
@@ -37,7 +49,16 @@ from store.reader import FeatureStore
 torch.set_num_threads(1)
 
 TINY = BenchmarkConfig(
-    videos=3, clip_videos=2, rounds=2, models=("tiny",), engines=("inline",), train=102, test=51, epochs=2, units=3
+    videos=3,
+    clip_videos=2,
+    rounds=2,
+    models=("tiny",),
+    engines=("inline",),
+    train=102,
+    test=51,
+    epochs=2,
+    units=3,
+    steady_clips=24,
 )
 
 
@@ -146,13 +167,50 @@ def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_extract_part(clips: ClipSet, tmp_path: Path) -> None:
     report = run_benchmarks(["extract"], out=tmp_path, config=TINY, clips=clips)
-    (comparison,) = report.comparisons
-    check(comparison, count=3, rounds=1)
-    assert [row.name for row in comparison.rows] == [
+    whole, steady = report.comparisons
+    check(whole, count=3, rounds=1)
+    check(steady, count=24, rounds=1)
+    assert [row.name for row in whole.rows] == [
         "plain script, fp32", "ours, inline", "ours, inline, with tokens",
     ]  # fmt: skip
-    for row in comparison.rows:
-        assert 0 < row.columns["first result, s"] <= row.seconds
+    for row in whole.rows:
+        assert 0 < row.columns[FIRST] <= row.seconds
+    assert [row.name for row in steady.rows] == ["plain script, fp32", "ours, inline"]
+    assert all(0 < row.columns[EFFICIENCY] < 100 for row in whole.rows[1:])
+    assert steady["ours, inline"].columns[EFFICIENCY] > 0
+
+
+def test_efficiency_is_what_the_kernels_need_of_what_the_cores_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    kernels = Kernels({"": 0.5, "value": 0.75})
+    assert kernels.efficiency(40, 20.0, "") == {EFFICIENCY: 50}
+    assert kernels.efficiency(40, 20.0, "value") == {EFFICIENCY: 75}
+    assert kernels.efficiency(40, 20.0, None) == {}  # the plain script has other kernels
+
+
+def test_steady_state_leaves_out_what_came_before_the_first_results() -> None:
+    times = Times(40.0, ((12.0, 8), (16.0, 8), (20.0, 8), (24.0, 2)), lanes=2)
+    assert times.steady == pytest.approx(8 / 10)
+    found = {PLAIN: Times(30.0, ((10.0, 1), (14.0, 1)), lanes=1), "ours, inline": times}
+    steady = _steady(found, TINY, 20, Kernels({"": 1.0}), ())
+    check(steady, count=20, rounds=1)
+    assert steady[PLAIN].seconds == pytest.approx(80)
+    assert steady["ours, inline"].seconds == pytest.approx(16)
+    assert steady["ours, inline"].columns[START] == 12
+
+
+def test_copies_have_names_of_their_own(clips: ClipSet, tmp_path: Path) -> None:
+    many = _copies(clips, 25, tmp_path / "copies")
+    assert len(many.paths) == len({path.name for path in many.paths}) == 27
+    assert {path.parent.name for path in many.paths} == {"dive", "jump", "run"}
+    assert [path.read_bytes() for path in many.paths[3:6]] == [path.read_bytes() for path in clips.paths]
+
+
+def test_kernels_are_measured(clips: ClipSet) -> None:
+    found = run_kernels(clips.paths, "tiny", 4, ["value"])
+    assert set(found) == {"decode", "clip"}
+    assert min(found.values()) > 0
 
 
 def test_a_failing_command_is_not_timed() -> None:
