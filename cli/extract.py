@@ -62,7 +62,7 @@ def extract(
         ),
     ] = None,
     clip: Annotated[
-        str | None, Opt(help="Model of open_clip, or tiny (default: ViT-B-16).", rich_help_panel=FEATURES)
+        str | None, Opt(help="Model of open_clip, stick or tiny (default: ViT-B-16).", rich_help_panel=FEATURES)
     ] = None,
     clip_pretrained: Annotated[
         str | None,

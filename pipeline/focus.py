@@ -72,12 +72,11 @@ def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *
 
     Raises ``UsageError`` for a store of another dataset.
     """
-    path = video_root(store) / ANNOTATIONS
     if store.dataset_name != "synthetic":
         raise UsageError(
             f"dataset is {store.dataset_name}, of which nobody knows the true interval; allowed: synthetic"
         )
-    rows = {row["video_id"]: row for row in pq.read_table(path).to_pylist()}
+    rows = {row["video_id"]: row for row in pq.read_table(video_root(store) / ANNOTATIONS).to_pylist()}
     record = store.group("clip", clip).modality.record["frames"]
     slots = dict(zip(store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist(), strict=True))
     index = store.rows(frames_group(store, record), "index", [slots[video_id] for video_id in video_ids])
