@@ -34,6 +34,8 @@ class BenchmarkConfig:
     store_videos  of the made-up features that are stored and read: all of HMDB51, where memory and disk allow
     batches       of 256 random videos that are drawn in a round
     units         of the scheduling part, which also runs 4 and 16 times as many
+    growth_clips, growth_videos  clips that are extracted, and videos that are planned, opened and loaded, by the part
+                  that looks at growth: also 4 and 16 times as many
     """
 
     videos: int = 24
@@ -52,6 +54,8 @@ class BenchmarkConfig:
     store_videos: int = 6766
     batches: int = 4
     units: int = 1250
+    growth_clips: int = 32
+    growth_videos: int = 512
 
     def __post_init__(self) -> None:
         if self.videos < 1:

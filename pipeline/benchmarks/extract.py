@@ -39,7 +39,7 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     listing.write_text("\n".join(map(str, clips.paths)) + "\n")
     for path in clips.paths:
         path.read_bytes()  # whoever comes first must not pay for a cold disk
-    many = _copies(clips, config.steady_clips, folder / "copies")
+    many = copies(clips, config.steady_clips, folder / "copies")
     progress.note(f"extract: measuring the kernels alone on {len(clips.paths)} clips")
     tokens = ",".join(DEFAULT_TOKENS)
     needs = {given: measure(listing, config.models[0], config.frames, given) for given in ("", tokens)}
@@ -55,10 +55,11 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     )
     runs = Runs(config, listing, folder, itertools.count())
     engines = {engine: f"ours, {engine}" for engine in config.engines}
-    ways: dict[str, Way] = {PLAIN: partial(_whole, runs.plain, clips, kernels, None)}
+    plain: list[Times] = []
+    ways: dict[str, Way] = {PLAIN: partial(_whole, runs.plain, clips, kernels, None, plain)}
     for engine, name in engines.items():
-        ways[name] = partial(_whole, partial(runs.ours, engine, ""), clips, kernels, "")
-    ways[f"{name}, with tokens"] = partial(_whole, partial(runs.ours, engine, tokens), clips, kernels, tokens)
+        ways[name] = partial(_whole, partial(runs.ours, engine, ""), clips, kernels, "", [])
+    ways[f"{name}, with tokens"] = partial(_whole, partial(runs.ours, engine, tokens), clips, kernels, tokens, [])
     whole = compare(
         "extract",
         f"whole extraction, {config.models[0]}",
@@ -70,9 +71,8 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
         progress=progress,
         notes=(*notes, "from command to exit, start-up included", f"{FIRST}: to the first .npy or committed shard"),
     )
-    progress.begin("extraction, steady state", len(engines) + 1)
-    times = {PLAIN: runs.plain(clips)}
-    progress.advance(1)
+    times = {PLAIN: plain[-1]}
+    progress.begin("extraction without start-up", len(engines))
     for engine, name in engines.items():
         times[name] = runs.ours(engine, "", many)
         progress.advance(1)
@@ -110,8 +110,11 @@ class Times:
         return (later[-1][0] - began) / sum(clips for _, clips in later)
 
 
-def _whole(run: Callable[[ClipSet], Times], clips: ClipSet, kernels: Kernels, tokens: str | None) -> dict[str, float]:
+def _whole(
+    run: Callable[[ClipSet], Times], clips: ClipSet, kernels: Kernels, tokens: str | None, keep: list[Times]
+) -> dict[str, float]:
     times = run(clips)
+    keep.append(times)
     return {FIRST: times.results[0][0], **kernels.efficiency(len(clips.paths), times.seconds, tokens)}
 
 
@@ -134,7 +137,7 @@ def _steady(
     return Comparison("extract", f"extraction without start-up, {config.models[0]}", PLAIN, tuple(rows), notes)
 
 
-def _copies(clips: ClipSet, wanted: int, folder: Path) -> ClipSet:
+def copies(clips: ClipSet, wanted: int, folder: Path) -> ClipSet:
     """The clips under names of their own again and again, until there are ``wanted`` of them, at least three shards."""
     rounds = -(-max(wanted, 3 * SHARD_LEN) // len(clips.paths))
     paths = []

@@ -15,7 +15,7 @@ import torch
 import videos
 
 import pipeline.benchmarks.store as store_part
-from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, run_benchmarks
+from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, growth, run_benchmarks
 from pipeline.benchmarks.base import Row, compare, make_row
 from pipeline.benchmarks.clip import lowest_cosine
 from pipeline.benchmarks.clips import ClipSet
@@ -30,8 +30,8 @@ from pipeline.benchmarks.extract import (
     Times,
     _all_done,
     _call,
-    _copies,
     _steady,
+    copies,
 )
 from pipeline.benchmarks.formats import MadeUp, NpyFiles
 from pipeline.benchmarks.head import trimmed_words
@@ -59,6 +59,8 @@ TINY = BenchmarkConfig(
     epochs=2,
     units=3,
     steady_clips=24,
+    growth_clips=24,
+    growth_videos=70,
 )
 
 
@@ -201,7 +203,7 @@ def test_steady_state_leaves_out_what_came_before_the_first_results() -> None:
 
 
 def test_copies_have_names_of_their_own(clips: ClipSet, tmp_path: Path) -> None:
-    many = _copies(clips, 25, tmp_path / "copies")
+    many = copies(clips, 25, tmp_path / "copies")
     assert len(many.paths) == len({path.name for path in many.paths}) == 27
     assert {path.parent.name for path in many.paths} == {"dive", "jump", "run"}
     assert [path.read_bytes() for path in many.paths[3:6]] == [path.read_bytes() for path in clips.paths]
@@ -297,9 +299,34 @@ def test_scale_part_with_ray() -> None:
     assert figures[WALL] == pytest.approx(1000 * figures["seconds"] / 4)  # the first unit is start-up
 
 
+def test_growth_of_reading_and_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for prepare in (growth._opening, growth._loading, growth._planning):
+        assert growth._repeated(prepare, 1, tmp_path, 70) > 0
+        assert not list(tmp_path.iterdir())
+    assert len(growth._loading(tmp_path / "s", 70)().tensors["cls"]) == 70
+    assert growth._planning(tmp_path / "f", 70)().num_videos == 70
+
+
+def test_growth_is_of_the_cost_a_video() -> None:
+    found = growth._grown("loading", 10, lambda videos: videos**2 / 100)
+    check(found, count=10, rounds=1)
+    assert [row.ratio for row in found.rows] == [1, 1 / 4, 1 / 16]
+
+
+@pytest.mark.slow
+def test_growth_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["growth"], out=tmp_path, config=TINY, clips=clips)
+    assert len(report.comparisons) == 4
+    assert [row.name for row in report.comparisons[0].rows] == [
+        "ours, 24 videos",
+        "ours, 96 videos",
+        "ours, 384 videos",
+    ]
+
+
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, store, head, scale"
+        UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, store, head, scale, growth"
     ):
         run_benchmarks(["sound"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -314,4 +341,4 @@ def test_importing_the_benchmark_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert PARTS == ("decode", "clip", "pose", "extract", "store", "head", "scale")
+    assert PARTS == ("decode", "clip", "pose", "extract", "store", "head", "scale", "growth")
