@@ -22,7 +22,9 @@ Opt = typer.Option
 def benchmark(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="decode, clip, pose, extract, store, head, scale (default: all)."),
+        typer.Argument(
+            metavar="[NAME]...", help="decode, clip, pose, extract, store, head, scale, growth (default: all)."
+        ),
     ] = None,
     out: Annotated[Path, Opt(help="Folder for benchmark.json and benchmark.png.")] = Path("benchmark-results"),
     videos: Annotated[int | None, Opt(help="Clips to decode and to extract (default: 24).")] = None,
@@ -33,7 +35,8 @@ def benchmark(
     json: Json = False,
 ) -> None:
     """Time decoding, CLIP, pose, the whole extraction and head training against plain scripts on the same clips, and
-    see how the engines scale.
+    see how the engines scale
+    and how costs grow.
 
     \b
       vilp-pipe benchmark

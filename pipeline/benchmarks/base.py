@@ -25,6 +25,7 @@ class BenchmarkConfig:
     clip_videos   clips whose frames the CLIP part encodes; four make a batch of 32 for each of two cores
     frames        T, frames a clip
     rounds        how often every way is timed, in turns; ``extract_rounds`` those of the extraction, which is long
+    steady_clips  that ours extracts to see what a clip costs without start-up: the same videos again and again
     models        CLIP models, all with random weights; the first one also extracts
     engines       of the extraction
     train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
@@ -33,6 +34,8 @@ class BenchmarkConfig:
     store_videos  of the made-up features that are stored and read: all of HMDB51, where memory and disk allow
     batches       of 256 random videos that are drawn in a round
     units         of the scheduling part, which also runs 4 and 16 times as many
+    growth_clips, growth_videos  clips that are extracted, and videos that are planned, opened and loaded, by the part
+                  that looks at growth: also 4 and 16 times as many
     """
 
     videos: int = 24
@@ -40,6 +43,7 @@ class BenchmarkConfig:
     frames: int = 16
     rounds: int = 3
     extract_rounds: int = 1
+    steady_clips: int = 276
     models: tuple[str, ...] = ("ViT-B-32", "ViT-B-16")
     engines: tuple[str, ...] = ("inline", "ray")
     train: int = 3570
@@ -50,6 +54,8 @@ class BenchmarkConfig:
     store_videos: int = 6766
     batches: int = 4
     units: int = 1250
+    growth_clips: int = 32
+    growth_videos: int = 512
 
     def __post_init__(self) -> None:
         if self.videos < 1:

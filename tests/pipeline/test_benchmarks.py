@@ -15,15 +15,27 @@ import torch
 import videos
 
 import pipeline.benchmarks.store as store_part
-from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, run_benchmarks
+from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, growth, run_benchmarks
 from pipeline.benchmarks.base import Row, compare, make_row
 from pipeline.benchmarks.clip import lowest_cosine
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.codecs import RAW, SIZE
 from pipeline.benchmarks.decode import count_right
-from pipeline.benchmarks.extract import _all_done, _call
+from pipeline.benchmarks.extract import (
+    EFFICIENCY,
+    FIRST,
+    PLAIN,
+    START,
+    Kernels,
+    Times,
+    _all_done,
+    _call,
+    _steady,
+    copies,
+)
 from pipeline.benchmarks.formats import MadeUp, NpyFiles
 from pipeline.benchmarks.head import trimmed_words
+from pipeline.benchmarks.kernels import run_kernels
 from pipeline.benchmarks.made_up import make_split, write_files, write_store
 from pipeline.benchmarks.plain import decode_naive
 from pipeline.benchmarks.plain_head import PlainVcs, train
@@ -37,7 +49,18 @@ from store.reader import FeatureStore
 torch.set_num_threads(1)
 
 TINY = BenchmarkConfig(
-    videos=3, clip_videos=2, rounds=2, models=("tiny",), engines=("inline",), train=102, test=51, epochs=2, units=3
+    videos=3,
+    clip_videos=2,
+    rounds=2,
+    models=("tiny",),
+    engines=("inline",),
+    train=102,
+    test=51,
+    epochs=2,
+    units=3,
+    steady_clips=24,
+    growth_clips=24,
+    growth_videos=70,
 )
 
 
@@ -146,13 +169,50 @@ def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_extract_part(clips: ClipSet, tmp_path: Path) -> None:
     report = run_benchmarks(["extract"], out=tmp_path, config=TINY, clips=clips)
-    (comparison,) = report.comparisons
-    check(comparison, count=3, rounds=1)
-    assert [row.name for row in comparison.rows] == [
+    whole, steady = report.comparisons
+    check(whole, count=3, rounds=1)
+    check(steady, count=24, rounds=1)
+    assert [row.name for row in whole.rows] == [
         "plain script, fp32", "ours, inline", "ours, inline, with tokens",
     ]  # fmt: skip
-    for row in comparison.rows:
-        assert 0 < row.columns["first result, s"] <= row.seconds
+    for row in whole.rows:
+        assert 0 < row.columns[FIRST] <= row.seconds
+    assert [row.name for row in steady.rows] == ["plain script, fp32", "ours, inline"]
+    assert all(0 < row.columns[EFFICIENCY] < 100 for row in whole.rows[1:])
+    assert steady["ours, inline"].columns[EFFICIENCY] > 0
+
+
+def test_efficiency_is_what_the_kernels_need_of_what_the_cores_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    kernels = Kernels({"": 0.5, "value": 0.75})
+    assert kernels.efficiency(40, 20.0, "") == {EFFICIENCY: 50}
+    assert kernels.efficiency(40, 20.0, "value") == {EFFICIENCY: 75}
+    assert kernels.efficiency(40, 20.0, None) == {}  # the plain script has other kernels
+
+
+def test_steady_state_leaves_out_what_came_before_the_first_results() -> None:
+    times = Times(40.0, ((12.0, 8), (16.0, 8), (20.0, 8), (24.0, 2)), lanes=2)
+    assert times.steady == pytest.approx(8 / 10)
+    found = {PLAIN: Times(30.0, ((10.0, 1), (14.0, 1)), lanes=1), "ours, inline": times}
+    steady = _steady(found, TINY, 20, Kernels({"": 1.0}), ())
+    check(steady, count=20, rounds=1)
+    assert steady[PLAIN].seconds == pytest.approx(80)
+    assert steady["ours, inline"].seconds == pytest.approx(16)
+    assert steady["ours, inline"].columns[START] == 12
+
+
+def test_copies_have_names_of_their_own(clips: ClipSet, tmp_path: Path) -> None:
+    many = copies(clips, 25, tmp_path / "copies")
+    assert len(many.paths) == len({path.name for path in many.paths}) == 27
+    assert {path.parent.name for path in many.paths} == {"dive", "jump", "run"}
+    assert [path.read_bytes() for path in many.paths[3:6]] == [path.read_bytes() for path in clips.paths]
+
+
+def test_kernels_are_measured(clips: ClipSet) -> None:
+    found = run_kernels(clips.paths, "tiny", 4, ["value"])
+    assert set(found) == {"decode", "clip"}
+    assert min(found.values()) > 0
 
 
 def test_a_failing_command_is_not_timed() -> None:
@@ -239,9 +299,34 @@ def test_scale_part_with_ray() -> None:
     assert figures[WALL] == pytest.approx(1000 * figures["seconds"] / 4)  # the first unit is start-up
 
 
+def test_growth_of_reading_and_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for prepare in (growth._opening, growth._loading, growth._planning):
+        assert growth._repeated(prepare, 1, tmp_path, 70) > 0
+        assert not list(tmp_path.iterdir())
+    assert len(growth._loading(tmp_path / "s", 70)().tensors["cls"]) == 70
+    assert growth._planning(tmp_path / "f", 70)().num_videos == 70
+
+
+def test_growth_is_of_the_cost_a_video() -> None:
+    found = growth._grown("loading", 10, lambda videos: videos**2 / 100)
+    check(found, count=10, rounds=1)
+    assert [row.ratio for row in found.rows] == [1, 1 / 4, 1 / 16]
+
+
+@pytest.mark.slow
+def test_growth_part(clips: ClipSet, tmp_path: Path) -> None:
+    report = run_benchmarks(["growth"], out=tmp_path, config=TINY, clips=clips)
+    assert len(report.comparisons) == 4
+    assert [row.name for row in report.comparisons[0].rows] == [
+        "ours, 24 videos",
+        "ours, 96 videos",
+        "ours, 384 videos",
+    ]
+
+
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, store, head, scale"
+        UsageError, match="benchmark is 'sound'; allowed: decode, clip, pose, extract, store, head, scale, growth"
     ):
         run_benchmarks(["sound"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -256,4 +341,4 @@ def test_importing_the_benchmark_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert PARTS == ("decode", "clip", "pose", "extract", "store", "head", "scale")
+    assert PARTS == ("decode", "clip", "pose", "extract", "store", "head", "scale", "growth")
