@@ -29,16 +29,32 @@ def table(names: str) -> list[str]:
 
 
 # COCO's person_keypoints annotations, "keypoints" of category 1.
-COCO = table("""nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist  # noqa: E501
-right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle""")
+COCO = table(
+    """
+nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist
+right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle
+"""
+)
 # OpenPose, doc/02_output.md, "Pose Output Format (BODY_25)" and "(COCO)".
-BODY_25 = table("""Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist MidHip RHip RKnee RAnkle LHip LKnee LAnkle REye  # noqa: E501
-LEye REar LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel""")
-COCO_18 = table("""Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist RHip RKnee RAnkle LHip LKnee LAnkle REye LEye  # noqa: E501
-REar LEar""")
+BODY_25 = table(
+    """
+Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist MidHip RHip RKnee RAnkle LHip LKnee LAnkle REye
+LEye REar LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel
+"""
+)
+COCO_18 = table(
+    """
+Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist RHip RKnee RAnkle LHip LKnee LAnkle REye LEye
+REar LEar
+"""
+)
 # AlphaPose, docs/output.md: Halpe 26 keypoints.
-HALPE_26 = table("""Nose LEye REye LEar REar LShoulder RShoulder LElbow RElbow LWrist RWrist LHip RHip LKnee RKnee LAnkle  # noqa: E501
-RAnkle Head Neck Hip LBigToe RBigToe LSmallToe RSmallToe LHeel RHeel""")
+HALPE_26 = table(
+    """
+Nose LEye REye LEar REar LShoulder RShoulder LElbow RElbow LWrist RWrist LHip RHip LKnee RKnee LAnkle
+RAnkle Head Neck Hip LBigToe RBigToe LSmallToe RSmallToe LHeel RHeel
+"""
+)
 
 # Somebody who stands askew, in pixels of 320 x 240: no joint mirrors another, and every confidence is its own.
 POSE: dict[str, tuple[float, float, float]] = {
