@@ -57,14 +57,17 @@ def packages() -> Iterator[Check]:
 
 
 def processor() -> Check:
-    from stages.clip.config import ClipConfig
-    from stages.clip.encoder import ClipEncoder, has_amx
+    import torch
+
+    from stages.precision import resolve_precision
 
     flags = machine_environment()["instructions"].split()
     vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve") if name in flags]
-    precision = ClipEncoder(ClipConfig(model="tiny", pretrained="none", device="cpu")).config.precision
-    amx = "multiplies bf16 fast (AMX)" if has_amx() else "no AMX: bf16 would be slower than fp32"
-    found = f"{cpus()} cores, {' '.join(vectors) or 'no vector instructions'}; {amx}; --precision auto is {precision}"
+    precision = resolve_precision("auto", torch.device("cpu"))
+    speed = "faster than fp32" if precision == "bf16" else "bf16 would be slower"
+    found = (
+        f"{cpus()} cores, {' '.join(vectors) or 'no vector instructions'}; --precision auto is {precision} ({speed})"
+    )
     if not {"avx2", "asimd"} & set(flags):
         return Check("cpu", WARN, found, "expect encoding to be slow without AVX2; a newer CPU or a GPU helps")
     return Check("cpu", OK, found)

@@ -43,7 +43,7 @@ class VideoConfig:
                   checkpoint that loads with ``weights_only``); ``none``: random weights from ``seed``; None: those that
                   torchvision recommends
     num_clips     K, clips a video
-    precision     ``auto``: bf16 on CUDA and on CPUs with AMX bf16, else fp32
+    precision     ``auto``: bf16 on CUDA and on CPUs that are fast in it (see ``stages.precision``), else fp32
     device        ``auto``: CUDA where there is one
     batch_frames  frames of one forward pass: always the whole clips that they hold, one at least; the last is padded
     threads       batches side by side on a CPU; None: the number of cores this process may use

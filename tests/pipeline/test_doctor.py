@@ -86,7 +86,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_look_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.clip.encoder.has_amx", lambda: 1 / 0)
+    monkeypatch.setattr("stages.precision.has_fast_bf16", lambda: 1 / 0)
     found = by_name(machine.this_machine(with_ray=False))["cpu"]
     assert (found.status, found.found) == (FAIL, "ZeroDivisionError: division by zero")
 
