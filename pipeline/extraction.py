@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,16 +85,7 @@ def extract(
             progress.warn(warning)
         summary = _summary(objects, plan, graph)
         summary.warnings = warnings
-        work = pending(
-            objects,
-            plan,
-            graph.modalities(),
-            dataset.root,
-            part=config.part,
-            limit=config.limit,
-            retry_quarantined=config.retry_quarantined,
-            gone=gone,
-        )
+        work = find_work(objects, plan, graph, dataset.root, config, gone)
         if only_shards is not None:
             work = work.only(only_shards)
         _run(objects, config, graph, work, lease, summary, progress, trace)
@@ -102,6 +94,21 @@ def extract(
     summary.seconds = time.monotonic() - began
     summary.profile = None if trace is None else trace.to_dict()
     return summary
+
+
+def find_work(objects: Objects, plan: Plan, graph: Graph, root: Path, config: ExtractConfig, gone: np.ndarray) -> Work:
+    """What a run with this configuration has left to do, without the slots in ``gone``; text alone needs no video."""
+    work = pending(
+        objects,
+        plan,
+        graph.modalities(),
+        root,
+        part=config.part,
+        limit=config.limit,
+        retry_quarantined=config.retry_quarantined,
+        gone=gone,
+    )
+    return work.only(()) if config.text_only else work
 
 
 def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Plan, np.ndarray, list[str]]:

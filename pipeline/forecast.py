@@ -15,8 +15,9 @@ import numpy as np
 from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, default_root, load_dataset
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
+from pipeline.extraction import find_work
 from pipeline.graph import make_graph
-from pipeline.plan import Work, compare, make_plan, pending, update_plan
+from pipeline.plan import Work, compare, make_plan, update_plan
 from pipeline.probe import Probe, probe, spread, videos_wanted
 from stages.types import VideoRef
 from store.errors import VideoError
@@ -96,18 +97,7 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
             changes = compare(plan, dataset)
             new, gone = len(changes.added), changes.gone(plan)
             plan = update_plan(plan, dataset, changes) if config.update else plan
-        work = pending(
-            objects,
-            plan,
-            graph.modalities(),
-            dataset.root,
-            part=config.part,
-            limit=config.limit,
-            retry_quarantined=config.retry_quarantined,
-            gone=gone,
-        )
-        if config.text_only:
-            work = work.only(())
+        work = find_work(objects, plan, graph, dataset.root, config, gone)
         groups = tuple(
             GroupForecast(path, int(work.left[path].sum()), int(work.left[path].sum()) * _bytes_a_video(modality))
             for path, modality in graph.modalities().items()

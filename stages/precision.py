@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,3 +41,13 @@ def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def has_amx() -> bool:
     """Whether torch may use AMX tiles for bf16 on this CPU."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def torch_environment(device: torch.device) -> dict[str, Any]:
+    """What can change the last bits of what torch computes on a device."""
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "amx": has_amx(),
+    }

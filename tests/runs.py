@@ -75,5 +75,7 @@ def first_commit(process: subprocess.Popen[str], store: Path) -> None:
         time.sleep(0.01)
 
 
-def digest(store: Path) -> str | None:
-    return verify_store(LocalObjects(store)).digest
+def digest(store: Path) -> str:
+    found = verify_store(LocalObjects(store)).digest
+    assert found is not None
+    return found

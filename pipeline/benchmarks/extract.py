@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import torch
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare, make_row
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.kernels import measure
+from pipeline.engines.sizing import cpus, wanted_lanes
 from pipeline.progress import Progress
 from stages.clip.config import DEFAULT_TOKENS
 from store.layout import COMMITS
@@ -90,7 +90,7 @@ class Kernels:
         """A column where the kernels run on the CPU and are ours."""
         if tokens is None or torch.cuda.is_available():
             return {}
-        return {EFFICIENCY: 100 * self.a_clip[tokens] * clips / (seconds * _cores())}
+        return {EFFICIENCY: 100 * self.a_clip[tokens] * clips / (seconds * cpus())}
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Runs:
         _all_done(f"extraction with {engine}", json.loads(output)["done"], len(clips.paths))
         commits = (store / COMMITS / "clip").glob("*/*.parquet")
         rows = {path: pq.read_metadata(path).num_rows for path in commits}
-        times = _times(seconds, began, rows, lanes=max(2, _cores() // 2))  # as an engine has by default
+        times = _times(seconds, began, rows, lanes=wanted_lanes(cpus()))
         shutil.rmtree(store)
         return times
 
@@ -196,10 +196,6 @@ class Runs:
 def _times(seconds: float, began: float, files: Mapping[Path, int], *, lanes: int) -> Times:
     results = sorted((path.stat().st_mtime - began, clips) for path, clips in files.items())
     return Times(seconds, tuple(results), min(lanes, len(results) - 1))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _call(command: Sequence[str]) -> str:

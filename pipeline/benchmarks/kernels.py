@@ -7,7 +7,6 @@ paths in LIST, one a line, as a JSON object.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+from pipeline.engines.sizing import cpus
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def run_kernels(paths: Sequence[Path], model: str, frames: int, tokens: Sequence
 
     encoder = ClipEncoder(ClipConfig(model=model, pretrained="none", num_frames=frames, tokens=tuple(tokens)))
     encoder.setup()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(cpus()) as threads:
         decode, videos = _cpu(lambda: list(threads.map(lambda path: decode_video(path, frames), paths)))
     clips = [
         Clip(VideoRef(slot, path.stem, str(path)), video)

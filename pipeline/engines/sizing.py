@@ -63,14 +63,18 @@ class Sizing:
         ]
 
     def lanes(self, cpus: float, memory: float) -> int:
-        """Lanes of a machine with so many CPUs and bytes of memory: two at least, where memory allows, since one leaves
-        the encoders idle while it writes."""
-        return max(1, min(max(2, int(cpus) // 2), _frames_memory(self.memory, memory) // self.lane_bytes))
+        """Lanes of a machine with so many CPUs and bytes of memory: ``wanted_lanes``, where memory allows."""
+        return max(1, min(wanted_lanes(cpus), _frames_memory(self.memory, memory) // self.lane_bytes))
 
     def object_bytes(self, lanes: int, memory: int) -> int:
         """Size of Ray's object store on a machine of ``memory`` bytes: the frames and the features of all lanes, unless
         that is more than a third of the memory; what does not fit then, Ray spills to the disk."""
         return max(_LEAST_OBJECT_BYTES, min(lanes * (self.lane_bytes + 2 * self.unit_bytes), memory // 3))
+
+
+def wanted_lanes(cpus: float) -> int:
+    """Lanes that keep so many CPUs busy: two at least, since one leaves the encoders idle while it writes."""
+    return max(2, int(cpus) // 2)
 
 
 def _frames_memory(bound: int | None, machine: float) -> int:

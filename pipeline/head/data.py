@@ -179,9 +179,7 @@ def load_inputs(
     positions = torch.arange(count) * stored // count
     tensors = {}
     for name, array in direct.items():
-        tensor = _as_view(name, features[array]) if config.encoder == "video" else features[array]
-        # The reader thins out CLIP's own arrays; heatmap images lie on the same time axis in another group.
-        tensors[name] = tensor if tensor.shape[2] == count else tensor[:, :, positions]
+        tensors[name] = _as_view(name, features[array]) if config.encoder == "video" else features[array]
     tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
     if "skeleton" in config.inputs:
         tensors["skeleton"] = _skeletons(store, selection, features.slots.tolist())

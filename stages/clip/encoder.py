@@ -22,7 +22,7 @@ from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
 from stages.clip.text import encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
-from stages.precision import DTYPES, has_amx, resolve_precision
+from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.types import Clip
 from store.errors import UsageError
 from store.features import TextSet
@@ -107,13 +107,9 @@ class ClipEncoder:
 
     def environment(self) -> dict[str, Any]:
         """What can change the last bits of the numbers and is not in the record."""
-        cuda = self.device.type == "cuda"
         return {
-            "torch": torch.__version__,
+            **torch_environment(self.device),
             "open_clip": open_clip.__version__,
-            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "amx": has_amx(),
             "batch_size": self.config.batch_size,
         }
 

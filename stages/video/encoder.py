@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from stages.batching import fixed_batches, map_ahead, resolve_device, to_device
-from stages.precision import DTYPES, has_amx, resolve_precision
+from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.types import Clip
 from stages.video.config import VideoConfig
 from stages.video.models import build_model, find_weights, preset, published
@@ -68,13 +68,9 @@ class VideoEncoder:
 
     def environment(self) -> dict[str, Any]:
         """What can change the last bits of the numbers and is not in the record."""
-        cuda = self.device.type == "cuda"
         return {
-            "torch": torch.__version__,
+            **torch_environment(self.device),
             "torchvision": torchvision.__version__,
-            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "amx": has_amx(),
             "batch_size": self.config.batch_size,
         }
 

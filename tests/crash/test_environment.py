@@ -20,6 +20,7 @@ import pytest
 from commands import Vilp
 from disks import FaultyDisk, tmpfs, unmount
 from extractions import limit_decoders, pose_config
+from runs import digest
 from videos import numbered_frames, write_video
 
 import stages.decode.process
@@ -29,8 +30,6 @@ from pipeline.progress import Progress
 from stages.decode import BACKENDS, DecodeConfig, DecodeWorker, decode_video
 from stages.types import VideoRef
 from store import FeatureStore, RetryError, StoreError
-from store.objects import LocalObjects
-from store.verify import verify_store
 
 VIDEOS = 24
 ENGINES = ["inline", pytest.param("ray", marks=pytest.mark.slow)]
@@ -51,12 +50,6 @@ def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     store = tmp_path_factory.mktemp("undisturbed") / "s"
     assert extract(pose_config(videos, store)).done == VIDEOS
     return digest(store)
-
-
-def digest(store: Path) -> str:
-    report = verify_store(LocalObjects(store))
-    assert report.digest is not None
-    return report.digest
 
 
 def condemned(store: Path) -> list[str]:

@@ -12,14 +12,13 @@ from typing import Any
 import faults
 import pytest
 from extractions import small_config
+from runs import digest
 
 from pipeline.config import ExtractConfig
 from pipeline.engines.lanes import WorkerLostError
 from pipeline.extraction import extract
 from pipeline.summary import Summary
 from store import StoreError
-from store.objects import LocalObjects
-from store.verify import verify_store
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 RayEngine: Any = pytest.importorskip("pipeline.engines.ray").RayEngine
@@ -60,12 +59,6 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 def config(videos: Path, store: Path, decoder: str, address: str | None = None) -> ExtractConfig:
     engine = {"engine": "ray", "ray_address": address} if address else {}
     return small_config(videos, store, decoder=decoder, pose="faults:Estimator", pose_frames=8, shard_len=1, **engine)
-
-
-def digest(store: Path) -> str:
-    report = verify_store(LocalObjects(store))
-    assert report.digest is not None
-    return report.digest
 
 
 @contextlib.contextmanager

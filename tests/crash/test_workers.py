@@ -10,6 +10,7 @@ from pathlib import Path
 import faults
 import pytest
 from extractions import small_config
+from runs import digest
 
 from cli.console import as_json
 from pipeline.config import ExtractConfig
@@ -17,8 +18,6 @@ from pipeline.engines.lanes import UNIT_ATTEMPTS
 from pipeline.extraction import extract
 from pipeline.summary import Summary
 from store import MissingError, StoreError, UsageError
-from store.objects import LocalObjects
-from store.verify import verify_store
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -35,12 +34,6 @@ def config(videos: Path, store: Path, engine: str) -> ExtractConfig:
     return small_config(
         videos, store, engine=engine, decoder="faults:decode", pose="faults:Estimator", pose_frames=8
     )  # fmt: skip
-
-
-def digest(store: Path) -> str:
-    report = verify_store(LocalObjects(store))
-    assert report.digest is not None
-    return report.digest
 
 
 @pytest.fixture(scope="module")

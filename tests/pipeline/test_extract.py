@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extractions import small_config
+from runs import digest
 
 from pipeline.extraction import extract
 from pipeline.progress import Progress
@@ -25,12 +26,6 @@ def undisturbed(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) ->
     store = tmp_path_factory.mktemp("undisturbed") / "store"
     extract(small_config(small_videos, store))
     return store
-
-
-def digest(store: Path) -> str:
-    report = verify_store(LocalObjects(store))
-    assert report.digest is not None
-    return report.digest
 
 
 def test_every_video_gets_features_or_a_reason(small_videos: Path, undisturbed: Path) -> None:
