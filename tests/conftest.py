@@ -10,6 +10,7 @@ import pytest
 import s3server
 from browser import chromium  # noqa: F401
 from commands import vilp  # noqa: F401
+from faults import python_path
 from shared_data import find_shared
 from videos import numbered_frames, write_video
 
@@ -45,6 +46,12 @@ def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole.unlink()
     (root / "jump & run" / "cut.avi").write_bytes(data[: len(data) // 2])
     return root
+
+
+@pytest.fixture
+def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For Ray's workers, which import decoders and estimators that lie among the tests."""
+    monkeypatch.setenv("PYTHONPATH", python_path())
 
 
 @pytest.fixture(scope="session")

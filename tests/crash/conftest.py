@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import TESTS, make_videos, plain_config
+from faults import python_path
+from runs import make_videos, plain_config
 from watcher import Watcher
 
 from pipeline.extraction import extract
 from store.objects import LocalObjects
 from store.verify import Report, verify_store
 
-PYTHON_PATH = f"{TESTS.parent}:{TESTS}"
-
 
 @pytest.fixture(autouse=True)
-def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers import decoders and estimators that lie among the tests."""
-    monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)
+def _everywhere(workers_find_the_tests: None) -> None:
+    """No test here has to ask for it."""
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +43,6 @@ def undisturbed(undisturbed_store: Path) -> Report:
 
 @pytest.fixture(scope="session")
 def watcher(undisturbed_store: Path) -> Iterator[Watcher]:
-    made = Watcher(undisturbed_store, {**os.environ, "PYTHONPATH": PYTHON_PATH})
+    made = Watcher(undisturbed_store, {**os.environ, "PYTHONPATH": python_path()})
     yield made
     made.close()

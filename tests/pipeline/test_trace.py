@@ -29,6 +29,7 @@ def rows(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {name: sorted(row, key=lambda event: event["ts"]) for name, row in found.items()}
 
 
+@pytest.mark.usefixtures("workers_find_the_tests")
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_every_stage_call_is_an_event_on_the_row_of_its_worker(small_videos: Path, tmp_path: Path, engine: str) -> None:
     config = small_config(small_videos, tmp_path / "s", engine=engine, **OWN_POSE)
