@@ -42,7 +42,8 @@ class AttentionPool(nn.Module):
         self.std.copy_(std.clamp(min=_SMALLEST_STD))
 
     def forward(self, tokens: Tensor, heatmap: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """``tokens`` [B, T, G, G, W] (float32, or bfloat16 under autocast), ``heatmap`` and ``mask`` (bool, True where used) [B, T, G, G] -> [B, W]."""
+        """``tokens`` [B, T, G, G, W] (float32, or bfloat16 under autocast), ``heatmap`` and ``mask`` (bool, True where
+        used) [B, T, G, G] -> [B, W]."""
         batch, frames, grid, _, width = tokens.shape
         x = tokens.reshape(-1, width)
         # The mean shifts all scores of a head alike, which the softmax does not see.

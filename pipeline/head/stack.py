@@ -71,8 +71,8 @@ class Stack:
             logits = functional_call(self._all, (dict(parameters), dict(buffers)), (batch,), dict(masks))
             return loss(tuple(x.float() for x in logits), targets)
 
-        # The fused attention kernels of a CPU run once a head, take ten times as long backwards in bf16, and over so few
-        # steps gain nothing otherwise.
+        # The fused attention kernels of a CPU run once a head, take ten times as long backwards in bf16, and gain
+        # nothing over so few steps.
         narrow = torch.autocast(targets.device.type, self._dtype, enabled=self._dtype != torch.float32)
         with narrow, sdpa_kernel(SDPBackend.MATH):
             if len(runs) > 1:

@@ -28,7 +28,7 @@ TASKS = {
 
 @pytest.mark.parametrize("name", TASKS)
 def test_bf16_is_as_right_as_fp32(make_world, name):
-    """Two seeds of each on 400 videos: a standard error of about a point and a half, far less where both learn alike."""
+    """Two seeds of each on 400 videos: a standard error of two points, less where both learn alike."""
     world = make_world(classes=8, dim=64)
     task, epochs = TASKS[name]
     config = HeadConfig(head=name, pool_heads=4, bottleneck=32)
