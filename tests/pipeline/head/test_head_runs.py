@@ -192,6 +192,24 @@ def test_an_official_split_with_missing_videos_is_marked(make_store, tmp_path):
     assert any(warning.startswith("incomplete dataset") for warning in result.warnings)
 
 
+def test_what_gives_test_videos_away_is_a_warning(make_store, tmp_path):
+    def warnings(name, **options):
+        made = make_store(name, **options)
+        run = train_head(made.open(), head="vcs", split="all", out=tmp_path / f"run {name}", **FAST)
+        return [line for line in run.warnings if line.startswith("leak")]
+
+    assert warnings("clean") == []
+    # Sources of eight videos: the third one is tested in split 1, and its first video is the first of the store again.
+    found = warnings("copied", files={16: "hash0"})
+    assert found == [
+        "leak: 1 of 16 test videos of split 1 share the file with a training video, v16 first; accuracy is too high by "
+        "what a head remembers of those"
+    ]
+    found = warnings("torn", sources=12)
+    assert len(found) == 2
+    assert "test videos of split 2 share source and class with a training video" in found[1]
+
+
 def test_usage_errors(make_store, tmp_path):
     store = make_store().open()
     with pytest.raises(UsageError, match="split is 3; allowed: 1, 2, all"):
