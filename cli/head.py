@@ -131,6 +131,14 @@ def train_head(
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
     ] = 1.0,
+    precision: Annotated[
+        str,
+        Opt(
+            help="Of the matrix products of training: auto, fp32 or bf16.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("auto", "fp32", "bf16"),
+        ),
+    ] = "auto",
 ) -> None:
     """Train a head on stored features and test it once, at the last epoch.
 
@@ -170,6 +178,7 @@ def train_head(
             random_frames=random_frames,
             loss=loss,
             interpolation=interpolation,
+            precision=precision,
         )
         where = find_store(store)
         result = train(
