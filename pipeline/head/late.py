@@ -23,6 +23,7 @@ from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, matching_selection, resolve_device
 from pipeline.head.inner import inner_split
 from pipeline.head.metrics import hits
+from pipeline.head.models import Head
 from pipeline.head.record import environment
 from pipeline.head.results import Prediction, RunResult, summarise
 from pipeline.head.selection import load_side, open_store
@@ -116,7 +117,7 @@ def late_fusion(
     recorded = run if isinstance(run, RunResult) else read_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; late fusion needs one with --epochs 1 or more")
-    mine = _RunScores(recorded, device, progress)
+    mine = RunScores(recorded, device, progress)
     theirs = _others(other, annotations, mine, device, progress)
     predictions = load_predictions(recorded)
     splits = []
@@ -177,7 +178,11 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.asarray(scores, np.float64)).log_softmax(dim=-1).numpy()
 
 
-class _RunScores:
+def first_seed(run: RunResult) -> int:
+    return min(score.seed for score in run.scores)
+
+
+class RunScores:
     """A run: its recorded predictions, and its head trained again on part of the training videos."""
 
     def __init__(self, run: RunResult, device: str, progress: Progress | None) -> None:
@@ -197,11 +202,15 @@ class _RunScores:
         return self._train[1]
 
     def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        part, held = (_named(self.train(split), names) for names in (fitting, validation))
-        seed = min(score.seed for score in self.run.scores)
+        head, held = self.trained_on(split, fitting), _named(self.train(split), validation)
+        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+
+    def trained_on(self, split: int, names: Sequence[str]) -> Head:
+        """The head of the run's first seed, trained again on some of the training videos alone."""
+        part, seed = _named(self.train(split), names), first_seed(self.run)
         head = new_head(self.run.config, part, self.job.text, seed=seed)
         fit(head, part, self.run.training, split=split, seed=seed, progress=self.progress)
-        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+        return head
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         of_split = [p for p in self._predictions if p.split == split]
@@ -266,13 +275,13 @@ def _last(video_id: str) -> str:
 def _others(
     other: Sequence[str | os.PathLike[str]],
     annotations: str | os.PathLike[str] | None,
-    mine: _RunScores,
+    mine: RunScores,
     device: str,
     progress: Progress | None,
 ) -> OtherScores:
     paths = [Path(path) for path in other]
     if len(paths) == 1 and paths[0].is_dir():
-        theirs = _RunScores(read_run(paths[0]), device, progress)
+        theirs = RunScores(read_run(paths[0]), device, progress)
         if theirs.run.class_names != mine.run.class_names:
             raise UsageError(f"{theirs.name} has other classes than {mine.name}; give a run of the same dataset")
         return theirs
