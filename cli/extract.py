@@ -10,7 +10,7 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
 from cli.forecast import forecast_lines
-from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
+from cli.options import Json, complete_dataset, complete_device, complete_run, complete_store, named, with_commas
 from cli.sizes import parse_bytes
 from store.errors import UsageError
 
@@ -119,6 +119,23 @@ def extract(
     video_clips: Annotated[
         int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
     ] = None,
+    posefeat: Annotated[
+        list[str] | None,
+        Opt(
+            help="Features and class scores of a skeleton network: a run of head pose or poseconv, or score files of "
+            "mmaction2 (several times for several).",
+            rich_help_panel=FEATURES,
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    posefeat_split: Annotated[
+        int | None,
+        Opt(help="Of score files: the split whose training videos the network saw.", rich_help_panel=FEATURES),
+    ] = None,
+    posefeat_annotations: Annotated[
+        str | None,
+        Opt(help="Of score files that do not name their videos: what was tested.", rich_help_panel=FEATURES),
+    ] = None,
     templates: Annotated[
         str | None,
         Opt(
@@ -131,9 +148,9 @@ def extract(
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose, video, text (default: all).",
+            help="Compute only these: clip, pose, video, text (default: all of them), or posefeat alone.",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose", "video", "text"),
+            autocompletion=with_commas("clip", "pose", "video", "text", "posefeat"),
         ),
     ] = None,
     decoder: Annotated[
@@ -207,6 +224,7 @@ def extract(
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
       vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
+      vilp-pipe extract --store stores/hmdb51 --modality posefeat --posefeat runs/hmdb51-poseconv
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
     from pipeline.config import parse_part
@@ -231,6 +249,9 @@ def extract(
         "video": video,
         "video_pretrained": video_pretrained,
         "video_clips": video_clips,
+        "posefeat": tuple(posefeat) if posefeat else None,
+        "posefeat_split": posefeat_split,
+        "posefeat_annotations": posefeat_annotations,
         "templates": None if templates is None else read_templates(templates),
         "modalities": _names(modality),
         "decoder": decoder,

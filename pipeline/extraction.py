@@ -57,6 +57,10 @@ def extract(
     another run, or the environment fails: see the kinds in ``store.errors``). Under ``strict`` missing videos, changed
     videos and another environment are errors as well.
     """
+    if config.posefeat_only:
+        from pipeline.posefeat import extract_posefeat
+
+        return extract_posefeat(config, progress=progress, only_shards=only_shards)
     progress = progress or Progress()
     began = time.monotonic()
     dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)

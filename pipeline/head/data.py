@@ -183,7 +183,7 @@ def load_inputs(
         tensors[name] = _as_view(name, features[array]) if config.encoder == "video" else features[array]
     tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
     if "skeleton" in config.inputs:
-        tensors["skeleton"] = _skeletons(store, selection, features.slots.tolist())
+        tensors["skeleton"] = load_skeletons(store, selection, features.slots.tolist())
     tensors = _wanted_views(store, selection, {name: tensors[name] for name in config.inputs})
     _refuse_non_finite(tensors, features)
     tensors, notes = _resident(tensors, device)
@@ -264,7 +264,7 @@ def _pooled_inputs(
     return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}
 
 
-def _skeletons(store: FeatureStore, selection: Selection, slots: list[int]) -> Tensor:
+def load_skeletons(store: FeatureStore, selection: Selection, slots: Sequence[int]) -> Tensor:
     """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``."""
     parts = []
     for features in store.iter_shards(arrays=("keypoints",), slots=slots, pose=selection.pose):
