@@ -179,7 +179,14 @@ def extract(
         ),
     ] = None,
     shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
-    seed: Annotated[int | None, Opt(help="Of random weights.", rich_help_panel=RUN)] = None,
+    seed: Annotated[
+        int | None,
+        Opt(
+            help="Of random weights; when a store is made also of the synthetic set, and of the split of a folder that "
+            "has none (default: 0).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,

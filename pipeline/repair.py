@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from pipeline.config import ExtractConfig
-from pipeline.datasets import load_dataset
+from pipeline.datasets import video_root
 from pipeline.extraction import extract
 from pipeline.graph import make_graph
 from pipeline.progress import Progress
@@ -62,7 +62,7 @@ def _check_recomputable(objects: Objects, report: Report, code: Collection[str])
             raise UsageError(
                 f"{group.path} was computed by code that the store names; where you trust it, run: {again}"
             )
-        root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
+        root = video_root(config.dataset, config.root or ".")
         if (group.modality.parent or group.path) not in make_graph(config, root).modalities():
             raise StoreError(
                 f"{group.path} was computed with other weights or library versions than are here now, so it cannot be "
