@@ -26,8 +26,8 @@ from store.sealed import get_sealed
 
 
 def dataset_seed(objects: Objects, asked: int) -> int:
-    """The seed that a store's dataset was listed with; ``asked`` where there is no store yet. What came to be by it, the
-    split of a folder or the videos of the synthetic set, stays when other weights are drawn with another."""
+    """The seed that a store's dataset was listed with; ``asked`` where there is no store yet. What came to be by it, be
+    it the split of a folder or the synthetic set, stays when other weights are drawn with another."""
     facts = get_sealed(objects, STORE)
     return asked if facts is None else int(facts["source"].get("seed", 0))
 

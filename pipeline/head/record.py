@@ -89,7 +89,8 @@ def completeness(
     quarantined = left & selections.quarantined_slots(store, selection)
     return False, [
         f"incomplete dataset: of {len(slots)} videos in the splits used {len(left - quarantined)} are not extracted "
-        f"and {len(quarantined)} quarantined, {absent} listed ones are not on disk; do not compare with published figures"
+        f"and {len(quarantined)} quarantined, {absent} listed ones are not on disk; do not compare with published "
+        "figures"
     ]
 
 
