@@ -86,7 +86,12 @@ def train_head(
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Patch tokens that attn and fuse attend to: penult, value or last.",
+            rich_help_panel=HEAD,
+            autocompletion=named("value", "penult", "last"),
+        ),
     ] = "penult",
     bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
     pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,

@@ -298,7 +298,9 @@ class _Files:
 
     def known(self) -> dict[int, CommitRow]:
         columns = (self._store.videos[name].to_pylist() for name in ("slot", "video_id"))
-        return {slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores}
+        return {
+            slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores
+        }
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
         names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()

@@ -51,9 +51,7 @@ CONFIGS = {
     "training",
     [
         TrainConfig(epochs=3, batch_size=16, precision="fp32"),
-        TrainConfig(
-            epochs=2, batch_size=16, loss="in-batch", random_frames=True, interpolation=0.5, precision="fp32"
-        ),
+        TrainConfig(epochs=2, batch_size=16, loss="in-batch", random_frames=True, interpolation=0.5, precision="fp32"),
     ],
     ids=["all classes", "in batch"],
 )
