@@ -1,9 +1,8 @@
-"""What a skeleton network says of every video, as a group of the store: made from a run, or imported; resumed, repaired,
+"""What a skeleton network says of every video, as a group of the store: made from a run or imported, resumed, repaired,
 and never used where its network has seen the videos that are tested."""
 
 import shutil
 
-import numpy as np
 import pytest
 
 from pipeline.config import ExtractConfig
