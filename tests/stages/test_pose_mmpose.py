@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,14 @@ torch.set_num_threads(1)  # mmpose would wait for threads that other tests keep 
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
 
-DETECTOR, SIMCC, HEATMAP = (
+DETECTOR, SIMCC, HEATMAP, VIT = (
     "rtmdet_nano_320-8xb32_coco-person",
     "rtmpose-t_8xb256-420e_coco-256x192",
     "td-hm_mobilenetv2_8xb64-210e_coco-256x192",
+    "td-hm_ViTPose-small_8xb64-210e_coco-256x192",
+)
+needs_mmpretrain = pytest.mark.skipif(
+    importlib.util.find_spec("mmpretrain") is None, reason="mmpretrain is not installed"
 )
 RANDOM = PoseConfig(
     backend="mmpose",
@@ -213,11 +218,25 @@ def test_unusable_configs_are_named(config: str, message: str) -> None:
         TopDownEstimator(replace(RANDOM, config=config)).record()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mmpretrain") is not None, reason="mmpretrain is installed")
-def test_a_model_of_parts_that_are_not_installed_is_named() -> None:
-    vit = "td-hm_ViTPose-small_8xb64-210e_coco-256x192"
-    with pytest.raises(MissingError, match=f"{vit} is built of parts of mmpretrain, which is not installed") as caught:
-        TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{vit}")).record()
+@pytest.mark.parametrize("why", ["is not installed", "cannot be imported (No module named 'einops')"])
+def test_a_model_of_parts_that_are_not_there_is_named(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ViTPose's trunk is mmpretrain's. Here there is none, or one that lacks what it needs itself."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mmpretrain"]:
+        monkeypatch.delitem(sys.modules, name)
+    if why == "is not installed":
+        monkeypatch.setitem(sys.modules, "mmpretrain", None)
+    else:
+        (tmp_path / "mmpretrain").mkdir()
+        (tmp_path / "mmpretrain/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'einops'\")")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError) as caught:
+        TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{VIT}")).setup()
+    assert str(caught.value) == (
+        f"{VIT} is built of parts of mmpretrain, which {why}; install it with pip install mmpretrain, or choose "
+        "RTMPose, HRNet or RTMO"
+    )
     assert caught.value.kind == "missing-package"
 
 
@@ -391,7 +410,7 @@ def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) ->
 # Results
 
 
-@pytest.mark.parametrize("pose", [SIMCC, HEATMAP])
+@pytest.mark.parametrize("pose", [SIMCC, HEATMAP, pytest.param(VIT, marks=needs_mmpretrain)])
 def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray, tmp_path: Path) -> None:
     """Same boxes, random weights: coordinate classification and heatmaps, each with the flip test of its config."""
     model = build(pose)
