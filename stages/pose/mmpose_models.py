@@ -168,6 +168,9 @@ def torch_device(name: str) -> torch.device:
 
 def batches(config: PoseConfig, device: torch.device) -> Batches:
     """How batches run: side by side on the threads of a CPU, one after the other on another device."""
+    import cv2
+
+    cv2.setNumThreads(1)  # its crops are in these threads already
     return Batches(config.threads if device.type == "cpu" else 1)
 
 

@@ -22,7 +22,7 @@ from stages.pose import checkpoints
 from stages.pose import mmpose_models as models
 from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
 from stages.pose.checkpoints import find_weights, load_into, published_checkpoint
-from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
+from stages.pose.crops import CropGeometry, bilinear_crops, cut, fit, letterbox
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_models import read_config
 from stages.types import Clip, DecodedVideo, VideoRef
@@ -52,6 +52,7 @@ RANDOM = PoseConfig(
     threads=1,
     batch_size=4,
 )
+CPU = torch.device("cpu")
 BOXES = np.array([[278, 44, 535, 406], [100, 50, 220, 300], [-20, -30, 150, 420], [500, 300, 680, 500]], np.float32)
 
 
@@ -360,13 +361,16 @@ def test_crops_equal_those_of_opencv(udp: bool) -> None:
     frames = [noise(150, 200, 1), noise(90, 70, 2), noise(150, 200, 3), noise(150, 200, 4), noise(60, 60, 5)]
     boxes = np.array([[30, 20, 90, 140], [-30, 40, 60, 120], [500, 500, 600, 600], [50, 50, 52, 53], [0, 0, 60, 60]])
     center, size = geometry.windows(boxes.astype(np.float32))
-    got = bilinear_crops(frames, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
+    on_cpu = cut(frames, geometry, center, size, CPU, fill=0).permute(0, 2, 3, 1).numpy()
+    on_device = bilinear_crops(frames, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
     matrix = get_udp_warp_matrix if udp else get_warp_matrix
     for row, frame in enumerate(frames):
         warp = matrix(center[row], size[row], 0.0, output_size=(96, 128))
         want = cv2.warpAffine(frame, warp, (96, 128), flags=cv2.INTER_LINEAR)
-        assert np.abs(got[row].astype(int) - want).max() <= 1, row
-    assert (got[2] == 0).all()
+        assert np.abs(on_cpu[row].astype(int) - want).max() <= 1, row
+        assert (on_cpu[row] == want).mean() > 0.999, row
+        assert np.abs(on_device[row].astype(int) - want).max() <= 1, row
+    assert (on_device[2] == 0).all()
 
 
 def test_a_crop_does_not_depend_on_its_neighbours() -> None:
@@ -387,8 +391,12 @@ def test_a_crop_does_not_depend_on_its_neighbours() -> None:
 
 def test_outside_the_frame_is_the_grey_that_was_asked_for() -> None:
     x, y = np.array([[-3.0, -0.5, 0.0, 9.0, 9.5, 30.0]], np.float32), np.array([[0.0]], np.float32)
-    (crop,) = bilinear_crops([np.full((10, 10, 3), 200, np.uint8)], x, y, fill=100)
+    white = np.full((10, 10, 3), 200, np.uint8)
+    (crop,) = bilinear_crops([white], x, y, fill=100)
     assert crop[0, 0].tolist() == [100, 150, 200, 200, 150, 100]
+    geometry, center, size = CropGeometry(5, 1, 1.0, udp=False), np.array([[0.75, 0.5]]), np.array([[2.5, 1]])
+    (crop,) = cut([white], geometry, center, size, CPU, fill=100)
+    assert crop[0, 0].tolist() == [150, 200, 200, 200, 200]  # from -0.5 on in steps of half a pixel
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (100, 100)])
@@ -402,17 +410,29 @@ def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) ->
     want = Resize(scale=(320, 320), keep_ratio=True)({"img": frame})
     scale = want["scale_factor"]
     want = Pad(size=(320, 320), pad_val={"img": (114, 114, 114)})(want)["img"]
-    got, factors = letterbox(torch.tensor(frame), 320, 320, 114)
+    on_cpu, factors = fit(frame, 320, 320, 114, CPU)
     assert factors == pytest.approx(scale)
-    assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
+    np.testing.assert_array_equal(on_cpu.permute(1, 2, 0).numpy(), want)
+    on_device, factors = letterbox(torch.tensor(frame), 320, 320, 114)
+    assert factors == pytest.approx(scale)
+    assert np.abs(on_device.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
 
 
 # Results
 
 
+def cut_on_device(frames: list, geometry: CropGeometry, center: np.ndarray, size: np.ndarray, device: Any) -> Any:
+    """As ``cut`` does it where the device is none of OpenCV's."""
+    return bilinear_crops(frames, *geometry.samples(center, size), device)
+
+
+@pytest.mark.parametrize("crops", [cut, cut_on_device])
 @pytest.mark.parametrize("pose", [SIMCC, HEATMAP, pytest.param(VIT, marks=needs_mmpretrain)])
-def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray, tmp_path: Path) -> None:
+def test_keypoints_equal_those_of_inference_topdown(
+    pose: str, crops: Any, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same boxes, random weights: coordinate classification and heatmaps, each with the flip test of its config."""
+    monkeypatch.setattr("stages.pose.mmpose.cut", crops)
     model = build(pose)
     torch.manual_seed(0)
     for weight in model.head.parameters():
