@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -93,17 +93,18 @@ class _Tower:
             check=self._cosine,
         )
 
-    @torch.no_grad()
+    @cached_property
+    def _truth(self) -> Tensor:
+        return _call(self.visual("fp32"), self.images(CHECKED, "fp32"))
+
     def _cosine(self, found: Tensor) -> dict[str, float]:
-        truth = embed(self.visual("fp32"), self.images(CHECKED, "fp32"))
-        cosines = torch.cosine_similarity(found[:CHECKED].float(), truth[: len(found)], dim=-1)
+        cosines = torch.cosine_similarity(found[:CHECKED].float(), self._truth[: len(found)], dim=-1)
         return {COSINE: float(cosines.min())}
 
 
 @torch.no_grad()
-def _call(visual: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    output = visual(images)
-    return output[0] if isinstance(output, tuple) else output
+def _call(visual: Any, images: Tensor) -> Tensor:
+    return embed(visual, images)
 
 
 def _eager(visual: nn.Module, images: Tensor) -> Callable[[], Tensor]:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Need, call
+from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Need, Work
 from pipeline.benchmarks.gpu.profiling import busy_share
 from pipeline.benchmarks.made_up import make_split
 from pipeline.head.config import INPUTS, HeadConfig
@@ -30,14 +30,14 @@ def run(bench: Bench) -> None:
     inputs, text = make_inputs(config, bench.device)
     for head in HEADS:
         own = inputs.only(INPUTS[head])
-        together = together_pays(own, TrainConfig().batch_size)
-        _study(bench, head, own, text, config.splits if together else 1, config.seeds if together else 1)
-        if head == "pvcs":
+        if together_pays(own, TrainConfig().batch_size):
+            _study(bench, head, own, text, config.splits, config.seeds)
+        if head == HEADS[0] or not together_pays(own, TrainConfig().batch_size):
             _study(bench, head, own, text, 1, 1)
     head, few = HEADS[0], 2
     bench.figures(
-        "training a head: how busy the device is",
-        f"{head}, {config.splits} splits x {config.seeds} seeds, {few} epochs",
+        f"head {head}: how busy the device is",
+        f"{study_name(config.splits, config.seeds)}, {few} epochs",
         lambda: busy_share(
             partial(study, config, head, inputs.only(INPUTS[head]), text, config.splits, config.seeds, few),
             bench.device,
@@ -48,16 +48,30 @@ def run(bench: Bench) -> None:
 def _study(bench: Bench, head: str, inputs: Inputs, text: TextSide, splits: int, seeds: int) -> None:
     config = bench.config
     videos = splits * seeds * config.epochs * config.train
+
+    def make() -> Work:
+        work = partial(study, config, head, inputs, text, splits, seeds)
+        work(1)
+        return partial(work, config.epochs)
+
     bench.time(
-        f"training a head, {config.epochs} epochs of {config.train:,} videos, and testing it",
-        f"{head}, {splits} splits x {seeds} seeds" if splits * seeds > 1 else f"{head}, one run",
-        call(study, config, head, inputs, text, splits, seeds, config.epochs),
+        group(config, head),
+        study_name(splits, seeds),
+        make,
         count=videos,
         unit="videos",
         need=_need(head, inputs, text, videos),
         on_host=True,
-        once=bench.device.type != "cuda",
+        once=True,
     )
+
+
+def group(config: GpuConfig, head: str) -> str:
+    return f"head {head}: {config.epochs} epochs of {config.train:,} videos, and its test"
+
+
+def study_name(splits: int, seeds: int) -> str:
+    return f"{splits} splits x {seeds} seeds in one program" if splits * seeds > 1 else "one run"
 
 
 def study(
