@@ -28,7 +28,7 @@ __all__ = ["PARTS", "TINY", "GpuConfig", "GpuReport", "run_gpu"]
 
 # Parts, in the order in which they run, and the seconds that each may take, start-up included: ten minutes together,
 # less what is left for starting and for the report.
-PARTS = {"ceilings": 40, "clip": 190, "encoder": 75, "heads": 105, "store": 70, "extract": 70, "pose": 40}
+PARTS = {"ceilings": 30, "clip": 180, "encoder": 65, "heads": 140, "store": 80, "extract": 60, "pose": 35}
 # Of its seconds a part begins no further row in the last few.
 SPARE = 5
 # On a CPU times mean nothing, and nothing is cut short.

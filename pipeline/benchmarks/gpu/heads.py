@@ -30,19 +30,15 @@ def run(bench: Bench) -> None:
     inputs, text = make_inputs(config, bench.device)
     for head in HEADS:
         own = inputs.only(INPUTS[head])
-        if together_pays(own, TrainConfig().batch_size):
+        together = together_pays(own, TrainConfig().batch_size)
+        if together:
             _study(bench, head, own, text, config.splits, config.seeds)
-        if head == HEADS[0] or not together_pays(own, TrainConfig().batch_size):
+        if not together or head == HEADS[0]:
             _study(bench, head, own, text, 1, 1)
-    head, few = HEADS[0], 2
-    bench.figures(
-        f"head {head}: how busy the device is",
-        f"{study_name(config.splits, config.seeds)}, {few} epochs",
-        lambda: busy_share(
-            partial(study, config, head, inputs.only(INPUTS[head]), text, config.splits, config.seeds, few),
-            bench.device,
-        ),
-    )
+        if head == HEADS[0]:
+            few = partial(study, config, head, own, text, config.splits, config.seeds, 2)
+            name = f"{study_name(config.splits, config.seeds)}, 2 epochs"
+            bench.figures(f"head {head}: how busy the device is", name, partial(busy_share, few, bench.device))
 
 
 def _study(bench: Bench, head: str, inputs: Inputs, text: TextSide, splits: int, seeds: int) -> None:
