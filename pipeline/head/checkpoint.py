@@ -1,4 +1,5 @@
-"""A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head.
+"""A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head (and,
+once features were made with it, one ``split<s>-seed<n>-held.safetensors``: see ``Held``).
 
 Every file is put in place atomically, and ``run.json``, which holds the hashes of the others, goes last: a directory
 has a run if and only if it has that file.
@@ -11,13 +12,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.head.metrics import ranking
@@ -88,6 +90,54 @@ def load_head(run: RunResult, split: int, seed: int) -> Head:
     head = build_head(run.config, run.sizes)
     head.load_state_dict(load_file(_checked(run, name)))
     return head.eval()
+
+
+def weights_digest(run: RunResult, split: int, seed: int) -> str:
+    """SHA-256 (hex) of a trained head's file, as it was written."""
+    return run.files[checkpoint_name(split, seed)]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The same head trained again without the videos of an inner validation: what its file says beside the weights.
+
+    of        SHA-256 of the file of the head that saw all training videos
+    training  ids of all training videos; of these ``held_out`` were held out
+    """
+
+    of: str
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def held_name(split: int, seed: int) -> str:
+    return f"split{split}-seed{seed}-held.safetensors"
+
+
+def write_held(run: RunResult, split: int, seed: int, head: Head, facts: Held) -> None:
+    """Put a head that was trained without an inner validation beside the others of a run."""
+    assert run.directory is not None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    # One entry: safetensors writes several in any order, and the file's hash is the head's name.
+    text = json.dumps(asdict(facts), sort_keys=True)
+    _put(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
+
+
+def read_held(run: RunResult, split: int, seed: int) -> tuple[Head, Held, str] | None:
+    """That head, on the CPU, what its file says, and the file's SHA-256; None where there is none of this run's."""
+    assert run.directory is not None
+    path = run.directory / held_name(split, seed)
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["held"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    facts = Held(found["of"], tuple(found["training"]), tuple(found["held_out"]))
+    if facts.of != weights_digest(run, split, seed):
+        return None
+    head = build_head(run.config, run.sizes)
+    head.load_state_dict(state)
+    return head.eval(), facts, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_predictions(run: RunResult) -> list[Prediction]:

@@ -23,6 +23,7 @@ from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, matching_selection, resolve_device
 from pipeline.head.inner import inner_split
 from pipeline.head.metrics import hits
+from pipeline.head.models import Head
 from pipeline.head.record import environment
 from pipeline.head.results import Prediction, RunResult, summarise
 from pipeline.head.selection import load_side, open_store
@@ -116,7 +117,7 @@ def late_fusion(
     recorded = run if isinstance(run, RunResult) else read_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; late fusion needs one with --epochs 1 or more")
-    mine = _RunScores(recorded, device, progress)
+    mine = RunScores(recorded, device, progress)
     theirs = _others(other, annotations, mine, device, progress)
     predictions = load_predictions(recorded)
     splits = []
@@ -177,10 +178,14 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.asarray(scores, np.float64)).log_softmax(dim=-1).numpy()
 
 
-class _RunScores:
+def first_seed(run: RunResult) -> int:
+    return min(score.seed for score in run.scores)
+
+
+class RunScores:
     """A run: its recorded predictions, and its head trained again on part of the training videos."""
 
-    def __init__(self, run: RunResult, device: str, progress: Progress | None) -> None:
+    def __init__(self, run: RunResult, device: str, progress: Progress | None = None) -> None:
         store = open_store(run.selection.store)
         selection = matching_selection(run, store, run.config, False)
         self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
@@ -197,11 +202,15 @@ class _RunScores:
         return self._train[1]
 
     def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        part, held = (_named(self.train(split), names) for names in (fitting, validation))
-        seed = min(score.seed for score in self.run.scores)
+        head, held = self.trained_on(split, fitting), _named(self.train(split), validation)
+        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+
+    def trained_on(self, split: int, names: Sequence[str]) -> Head:
+        """The head of the run's first seed, trained again on some of the training videos alone."""
+        part, seed = _named(self.train(split), names), first_seed(self.run)
         head = new_head(self.run.config, part, self.job.text, seed=seed)
         fit(head, part, self.run.training, split=split, seed=seed, progress=self.progress)
-        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+        return head
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         of_split = [p for p in self._predictions if p.split == split]
@@ -235,52 +244,53 @@ class _FileScores:
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         return self._of(video_ids)
 
-    def check(self, labels: Mapping[str, int], classes: int) -> None:
-        """Raise ``UsageError`` unless the scores are of these classes, in this order, as far as the file says."""
-        found = {name: self._scores[_last(name)] for name in labels if _last(name) in self._scores}
-        for name, entry in found.items():
-            if len(entry.values) != classes:
-                raise UsageError(f"{self.name} holds scores of {len(entry.values)} classes, and the run has {classes}")
-            if entry.label not in (None, labels[name]):
-                raise UsageError(
-                    f"{self.name} has {name!r} in class {entry.label} and the run in class {labels[name]}, from 0 on: "
-                    "its classes are others, or in another order; write the scores in the order of the run's classes"
-                )
-
     def _of(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        found = {name: self._scores[_last(name)].values for name in names if _last(name) in self._scores}
-        return {name: _as_logarithms(values) for name, values in found.items()}
+        found = {name: self._scores[last_part(name)].values for name in names if last_part(name) in self._scores}
+        return {name: as_logarithms(values) for name, values in found.items()}
 
 
-def _as_logarithms(values: np.ndarray) -> np.ndarray:
+def check_scores(name: str, scores: Mapping[str, ClassScores], labels: Mapping[str, int], classes: int) -> None:
+    """Raise ``UsageError`` unless the scores in the files ``name`` are of these classes, in this order, as far as the
+    files say; ``labels`` by video id."""
+    for video, entry in ((video, scores[last_part(video)]) for video in labels if last_part(video) in scores):
+        if len(entry.values) != classes:
+            raise UsageError(f"{name} holds scores of {len(entry.values)} classes, and the dataset has {classes}")
+        if entry.label not in (None, labels[video]):
+            raise UsageError(
+                f"{name} has {video!r} in class {entry.label} and the dataset in class {labels[video]}, from 0 on: its "
+                "classes are others, or in another order; write the scores in the order of the dataset's classes"
+            )
+
+
+def as_logarithms(values: np.ndarray) -> np.ndarray:
     """Log-probabilities of scores, which are probabilities already where they look like it."""
     if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
         return np.log(values.clip(min=_SMALLEST))
     return log_probabilities(values)
 
 
-def _last(video_id: str) -> str:
+def last_part(video_id: str) -> str:
+    """The name by which files of scores know a video."""
     return video_id.rpartition("/")[2]
 
 
 def _others(
     other: Sequence[str | os.PathLike[str]],
     annotations: str | os.PathLike[str] | None,
-    mine: _RunScores,
+    mine: RunScores,
     device: str,
     progress: Progress | None,
 ) -> OtherScores:
     paths = [Path(path) for path in other]
     if len(paths) == 1 and paths[0].is_dir():
-        theirs = _RunScores(read_run(paths[0]), device, progress)
+        theirs = RunScores(read_run(paths[0]), device, progress)
         if theirs.run.class_names != mine.run.class_names:
             raise UsageError(f"{theirs.name} has other classes than {mine.name}; give a run of the same dataset")
         return theirs
     merged: dict[str, ClassScores] = {}
     for path in paths:
         merged |= read_scores(path, None if annotations is None else Path(annotations))
-    scores = _FileScores(", ".join(path.name for path in paths), merged)
-    videos = mine.job.store.videos
+    name, videos = ", ".join(path.name for path in paths), mine.job.store.videos
     labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
-    scores.check(labels, len(mine.run.class_names))
-    return scores
+    check_scores(name, merged, labels, len(mine.run.class_names))
+    return _FileScores(name, merged)

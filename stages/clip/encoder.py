@@ -20,7 +20,7 @@ from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
-from stages.clip.text import encode_text
+from stages.clip.text import encode_prompts, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
@@ -157,6 +157,12 @@ class ClipEncoder:
         return encode_text(
             model, self.model.config["text_cfg"], class_names, templates, self.device, run=self._threads.map
         )
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Texts as they stand through the text tower, in fp32: float32 [N, D], not normalised. Builds the model anew;
+        needs no ``setup()``. Raises as ``stages.clip.text.encode_prompts``."""
+        model = build_model(self.model, self.weights, self.config.seed)
+        return encode_prompts(model, self.model.config["text_cfg"], prompts, self.device)
 
     def _inputs(self, clip: Clip) -> list[Tensor]:
         """Model inputs of one clip, a block a view."""

@@ -169,7 +169,7 @@ def test_scores_of_other_classes_are_refused(vcs, tmp_path):
         late_fusion(tmp_path / "vcs", [tmp_path / "other.pkl"], device="cpu")
     few = [{"frame_dir": "v0", "pred_score": np.full(3, 0.3)}]
     (tmp_path / "few.pkl").write_bytes(pickle.dumps(few))
-    with pytest.raises(UsageError, match="holds scores of 3 classes, and the run has 4"):
+    with pytest.raises(UsageError, match="holds scores of 3 classes, and the dataset has 4"):
         late_fusion(tmp_path / "vcs", [tmp_path / "few.pkl"], device="cpu")
     train_head(store, head="vcs", out=tmp_path / "zero", **{**FAST, "epochs": 0})
     with pytest.raises(UsageError, match="is zero-shot"):
