@@ -199,7 +199,7 @@ def test_the_report_names_the_fastest_the_share_and_what_is_missing(tmp_path: Pa
     slow = Row("CLIP ViT-L-14", "bf16", "images", 4.0, (2.0,), Need(operations=4.5e12))
     fast = Row("CLIP ViT-L-14", "bf16, compiled", "images", 4.0, (0.8,), Need(operations=4.5e12))
     none = Row("CLIP ViT-L-14", "fp32", "images", problem="out of memory on cuda")
-    study = Row("head pvcs: 30 epochs", "3 splits x 5 seeds in one program", "videos", 4.0, (12.0,))
+    study = Row("head pvcs: 30 epochs", "3 splits x 5 seeds in one program, bf16", "videos", 4.0, (12.0,))
     report = GpuReport(
         {"type": "cuda", "name": "a GPU"},
         (
