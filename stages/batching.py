@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +16,14 @@ from store.errors import UsageError
 
 def resolve_device(name: str) -> torch.device:
     """The device that an option names. Raises ``UsageError`` where torch does not see it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+        # torch looks at this once, at the first product of matrices in a process. Without it a head, whose products
+        # must be repeatable, would be refused in a process that has encoded before.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
 
 

@@ -8,9 +8,8 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
 from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Row, one_line
+from stages.batching import resolve_device
 
 
 def main(task: str) -> None:
@@ -23,7 +22,7 @@ def main(task: str) -> None:
 
         bench = Bench(
             GpuConfig.from_dict(given["config"]),
-            torch.device(given["device"]),
+            resolve_device(given["device"]),
             Path(given["out"]),
             tell=tell,
             deadline=time.monotonic() + given["seconds"],

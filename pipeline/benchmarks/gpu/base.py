@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 
-WARM_UPS = 2
-
 # One call of what is timed; it may return anything.
 Work = Callable[[], Any]
 
@@ -32,13 +30,13 @@ class GpuConfig:
     batches       images of a forward pass: the one of an extraction, and one that fills the device
     compiler      backend of torch.compile
     clips, frames, height, width  decoded clips that the encoder is given, and T, H, W of each
-    persons       crops of the keypoint model, in batches of the last of ``pose_batches``
+    persons       crops of the keypoint model, in batches of ``pose_batches``; ``pose_width`` is its first layer's
     store_videos  of the made-up store: all of HMDB51
     train, test   videos of a split that heads are trained on, HMDB51's; ``head_frames`` is T of the heads, ``grid`` and
                   ``width`` are G and W of their tokens
     splits, seeds, epochs  of a study
     extracted     clips of the whole extraction; ``rendered`` of them differ
-    repeats       of a call, at most; ``seconds`` that they may take together, unless that would be fewer than three
+    repeats       of a call, three or more, but for one that takes longer than the ``seconds`` that all may take
     """
 
     matrices: tuple[int, ...] = (4096, 8192, 16384)
@@ -53,6 +51,7 @@ class GpuConfig:
     width: int = 320
     persons: int = 2048
     pose_batches: tuple[int, ...] = (16, 256)
+    pose_width: int = 48
     store_videos: int = 6766
     train: int = 3570
     test: int = 1530
@@ -90,6 +89,7 @@ TINY = GpuConfig(
     width=80,
     persons=5,
     pose_batches=(2, 4),
+    pose_width=2,
     store_videos=70,
     train=60,
     test=40,
@@ -191,7 +191,7 @@ class Bench:
 
         check    figures on what a call returned, such as how far it is from the truth
         on_host  by the host's clock, for a call that ends with results on the host
-        once     a call that takes long: no warm-up, no repeat
+        once     a call that takes long, or that ``make`` has warmed up for: called once, without a check
         """
         row = Row(group, name, unit, count, need=need or Need())
         return self._guarded(row, lambda: self._timed(row, make(), check, on_host, once))
@@ -222,12 +222,11 @@ class Bench:
         self, row: Row, work: Work, check: Callable[[Any], Mapping[str, float]], on_host: bool, once: bool
     ) -> Row:
         timed = self._host_seconds if on_host or self.device.type != "cuda" else self._device_seconds
-        if once:
-            return dataclasses.replace(row, seconds=timed(work, 1), columns=self._peak())
-        columns = dict(check(work()))
-        first = timed(work, WARM_UPS)[-1]
-        repeats = max(3, min(self.config.repeats, int(self.config.seconds / max(first, 1e-6))))
-        return dataclasses.replace(row, seconds=timed(work, repeats), columns={**columns, **self._peak()})
+        columns = {} if once else dict(check(work()))  # the warm-up
+        seconds = timed(work, 1)
+        if not once and seconds[0] <= self.config.seconds:
+            seconds = timed(work, max(3, min(self.config.repeats, int(self.config.seconds / seconds[0]))))
+        return dataclasses.replace(row, seconds=seconds, columns={**columns, **self._peak()})
 
     def _device_seconds(self, work: Work, repeats: int) -> tuple[float, ...]:
         """The host runs ahead of the device here, as it does in an extraction."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -55,19 +55,11 @@ def run(bench: Bench) -> None:
         need=Need(memory=frames[0].nbytes + 4 * size * 3 * side**2),
     )
     for model in config.models:
-        for tokens in ((), DEFAULT_TOKENS):
-            for name, made in (("frames in turn", InTurn), ("frames while the last batch is computed", Transfer)):
-                _encoding(bench, clips, model, tokens, name, made)
+        for tokens in (DEFAULT_TOKENS, ()):
+            _encoding(bench, clips, model, tokens)
 
 
-def _encoding(
-    bench: Bench,
-    clips: list[Clip],
-    model: str,
-    tokens: tuple[str, ...],
-    name: str,
-    transfer: Callable[[torch.device], Transfer],
-) -> None:
+def _encoding(bench: Bench, clips: list[Clip], model: str, tokens: tuple[str, ...]) -> None:
     batch, images = bench.config.batches[-1], len(clips) * bench.config.frames
     encoder = ClipEncoder(
         ClipConfig(
@@ -80,22 +72,25 @@ def _encoding(
         )
     )
 
-    def make() -> Work:
-        encoder.setup()
+    set_up = cache(encoder.setup)  # where it fails, a row says so
+
+    def make(transfer: Callable[[torch.device], Transfer]) -> Work:
+        set_up()
         encoder.transfer = transfer(bench.device)
         return lambda: encoder(clips)
 
     precision = encoder.config.precision
     one = tower_need(encoder.model, 0, images, precision)
-    bench.time(
-        f"extraction's encoder, {model}, {'with tokens' if tokens else 'cls alone'}",
-        f"{name}, {precision}, batch {batch}",
-        make,
-        count=images,
-        unit="images",
-        need=Need(one.operations, one.memory, sum(clip.video.frames.nbytes for clip in clips), precision),
-        on_host=True,
-    )
+    for name, transfer in (("frames in turn", InTurn), ("frames while the last batch is computed", Transfer)):
+        bench.time(
+            f"extraction's encoder, {model}, {'with tokens' if tokens else 'cls alone'}",
+            f"{name}, {precision}, batch {batch}",
+            partial(make, transfer),
+            count=images,
+            unit="images",
+            need=Need(one.operations, one.memory, sum(clip.video.frames.nbytes for clip in clips), precision),
+            on_host=True,
+        )
 
 
 def made_up_clips(bench: Bench) -> list[Clip]:

@@ -42,11 +42,11 @@ def run(bench: Bench) -> None:
             if summary.done != len(clips.paths):
                 raise RuntimeError(f"{summary.done} of {len(clips.paths)} clips were extracted")
 
-        group = f"whole extraction, inline engine, {model}, rendered clips, start-up included"
+        group = f"whole extraction, {model}, rendered clips"
         for tokens, name in (((), "cls alone"), (DEFAULT_TOKENS, "with tokens")):
             bench.time(
-                group,
-                name,
+                f"{group}, {name}",
+                "inline engine, start-up included",
                 call(one, tokens),
                 count=len(clips.paths),
                 unit="clips",
@@ -54,5 +54,7 @@ def run(bench: Bench) -> None:
                 once=True,
             )
         bench.figures(
-            f"{group}: how busy the device is", "cls alone", lambda: busy_share(partial(one, ()), bench.device)
+            f"{group}: how busy the device is",
+            "inline engine, cls alone",
+            lambda: busy_share(partial(one, ()), bench.device),
         )

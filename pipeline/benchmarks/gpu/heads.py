@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Need, call
+from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Need, Work
 from pipeline.benchmarks.gpu.profiling import busy_share
 from pipeline.benchmarks.made_up import make_split
 from pipeline.head.config import INPUTS, HeadConfig
 from pipeline.head.data import Batches, Inputs
+from pipeline.head.models import Head
 from pipeline.head.pooling import BODY_PARTS
 from pipeline.head.skeleton import skeletons
 from pipeline.head.stack import together_pays
@@ -21,7 +24,9 @@ from stages.pose.base import NUM_JOINTS
 from store.features import TextSet
 
 # The one with an aim first; those that read skeletons cannot be trained together, and come last.
-HEADS = ("pvcs", "vcs", "fuse", "vilp", "mean", "pvcs-joint", "attn", "pose", "poseconv")
+HEADS = ("pvcs", "fuse", "vcs", "vilp", "mean", "pvcs-joint", "attn", "pose", "poseconv")
+# Of these also in fp32, to see whether bf16 pays: little but launches, and much arithmetic.
+BOTH = ("pvcs", "fuse")
 POSE_FRAMES, PERSONS = 48, 2
 
 
@@ -30,49 +35,87 @@ def run(bench: Bench) -> None:
     inputs, text = make_inputs(config, bench.device)
     for head in HEADS:
         own = inputs.only(INPUTS[head])
-        together = together_pays(own, TrainConfig().batch_size)
-        _study(bench, head, own, text, config.splits if together else 1, config.seeds if together else 1)
-        if head == "pvcs":
-            _study(bench, head, own, text, 1, 1)
-    head, few = HEADS[0], 2
-    bench.figures(
-        "training a head: how busy the device is",
-        f"{head}, {config.splits} splits x {config.seeds} seeds, {few} epochs",
-        lambda: busy_share(
-            partial(study, config, head, inputs.only(INPUTS[head]), text, config.splits, config.seeds, few),
-            bench.device,
-        ),
-    )
+        one = Study(head, own, text, 1, 1)
+        if not together_pays(own, TrainConfig().batch_size):
+            _time(bench, one)
+            continue
+        several = replace(one, splits=config.splits, seeds=config.seeds)
+        _time(bench, several)
+        if head in BOTH:
+            _time(bench, replace(several, precision="fp32"))
+        if head == HEADS[0]:
+            _time(bench, one)
+            busy = partial(busy_share, partial(several, config, epochs=2), bench.device)
+            bench.figures(f"head {head}: how busy the device is", f"{several.name}, 2 epochs", busy)
 
 
-def _study(bench: Bench, head: str, inputs: Inputs, text: TextSide, splits: int, seeds: int) -> None:
+@dataclass(frozen=True)
+class Study:
+    """Training of a head on some splits with some seeds, and its test."""
+
+    head: str
+    inputs: Inputs
+    text: TextSide
+    splits: int
+    seeds: int
+    precision: str = "auto"
+
+    @property
+    def training(self) -> TrainConfig:
+        return TrainConfig(precision=self.precision).on(self.inputs.device)
+
+    @property
+    def name(self) -> str:
+        runs = (
+            f"{self.splits} splits x {self.seeds} seeds in one program" if self.splits * self.seeds > 1 else "one run"
+        )
+        return f"{runs}, {self.training.precision}"
+
+    def __call__(self, config: GpuConfig, *, epochs: int) -> list[Tensor]:
+        """Train the heads of all splits and seeds, and give their logits of the test videos of each."""
+        runs, tests = [], []
+        for split in range(1, self.splits + 1):
+            order = torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(split))
+            train, test = order[: config.train], order[config.train :][: config.test]
+            tests.append(self.inputs.rows(test))
+            heads = (self.untrained(seed, train) for seed in range(self.seeds))
+            runs += [Run(made, train, split, seed) for seed, made in enumerate(heads)]
+        fit_runs(runs, self.inputs, replace(self.training, epochs=epochs))
+        return [predict(run.head, tests[run.split - 1]) for run in runs]
+
+    def untrained(self, seed: int, rows: Tensor) -> Head:
+        return new_head(HeadConfig(head=self.head), self.inputs, self.text, seed=seed, rows=rows)
+
+    def need(self, videos: int) -> Need:
+        """Matrix products, forward and backward, as torch counts them on a batch, and what is read of the features."""
+        rows = torch.arange(min(16, len(self.inputs)))
+        batch = Batches(self.inputs).take(rows, torch.zeros_like(rows))
+        head = self.untrained(0, rows)
+        with FlopCounterMode(display=False) as counter:
+            head(batch)[0].sum().backward()
+        a_video = sum(tensor[0].nbytes for tensor in self.inputs.tensors.values())
+        operations = counter.get_total_flops() / len(rows) * videos
+        return Need(operations, a_video * videos, precision=self.training.precision)
+
+
+def _time(bench: Bench, study: Study) -> None:
     config = bench.config
-    videos = splits * seeds * config.epochs * config.train
+    videos = study.splits * study.seeds * config.epochs * config.train
+
+    def make() -> Work:
+        study(config, epochs=1)
+        return partial(study, config, epochs=config.epochs)
+
     bench.time(
-        f"training a head, {config.epochs} epochs of {config.train:,} videos, and testing it",
-        f"{head}, {splits} splits x {seeds} seeds" if splits * seeds > 1 else f"{head}, one run",
-        call(study, config, head, inputs, text, splits, seeds, config.epochs),
+        f"head {study.head}: {config.epochs} epochs of {config.train:,} videos, and its test",
+        study.name,
+        make,
         count=videos,
         unit="videos",
-        need=_need(head, inputs, text, videos),
+        need=study.need(videos),
         on_host=True,
-        once=bench.device.type != "cuda",
+        once=True,
     )
-
-
-def study(
-    config: GpuConfig, head: str, inputs: Inputs, text: TextSide, splits: int, seeds: int, epochs: int
-) -> list[Tensor]:
-    """Train the heads of all splits and seeds, and give their logits of the test videos of each."""
-    runs, tests = [], []
-    for split in range(1, splits + 1):
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(split))
-        train, test = order[: config.train], order[config.train :][: config.test]
-        tests.append(inputs.rows(test))
-        heads = (new_head(HeadConfig(head=head), inputs, text, seed=seed, rows=train) for seed in range(seeds))
-        runs += [Run(made, train, split, seed) for seed, made in enumerate(heads)]
-    fit_runs(runs, inputs, TrainConfig(epochs=epochs))
-    return [predict(run.head, tests[run.split - 1]) for run in runs]
 
 
 def make_inputs(config: GpuConfig, device: torch.device) -> tuple[Inputs, TextSide]:
@@ -109,17 +152,3 @@ def make_inputs(config: GpuConfig, device: torch.device) -> tuple[Inputs, TextSi
         logit_bias=0.0,
     )
     return inputs, text_side(text)
-
-
-def _need(head: str, inputs: Inputs, text: TextSide, videos: int) -> Need:
-    """Matrix products of a step, forward and backward, as torch counts them on a batch, and what is read of the
-    features; heads are trained in fp32."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    rows = torch.arange(min(16, len(inputs)))
-    made = new_head(HeadConfig(head=head), inputs, text, rows=rows)
-    batch = Batches(inputs).take(rows, torch.zeros_like(rows))
-    with FlopCounterMode(display=False) as counter:
-        made(batch)[0].sum().backward()
-    a_video = sum(tensor[0].nbytes for tensor in inputs.tensors.values())
-    return Need(counter.get_total_flops() / len(rows) * videos, a_video * videos, precision="fp32")

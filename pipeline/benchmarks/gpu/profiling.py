@@ -72,6 +72,8 @@ def by_kind(found: Iterable[Kernel]) -> dict[str, Kernel]:
 def busy_share(work: Work, device: torch.device) -> dict[str, float]:
     """How much of the seconds of a call a GPU runs a kernel or a copy, whichever thread asked for it. The profiler
     costs the host time, so the share without it is higher."""
+    if device.type != "cuda":
+        raise RuntimeError("only a GPU tells when it is busy")
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         began = time.perf_counter()
         work()

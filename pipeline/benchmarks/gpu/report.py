@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.benchmarks.figure import figures
@@ -33,6 +33,16 @@ class PartResult:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What was wanted of a figure, and what was found; None where it was not measured."""
+
+    what: str
+    wanted: float
+    found: float | None
+    met: bool | None
+
+
+@dataclass(frozen=True)
 class GpuReport:
     """All parts, where they were measured, and what the device can do."""
 
@@ -47,6 +57,18 @@ class GpuReport:
     @property
     def notes(self) -> tuple[str, ...]:
         return NOTES if self.device["type"] == "cuda" else (NO_GPU, *NOTES)
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        rows = [row for part in self.parts for row in part.rows if row.seconds]
+        shares = [share_of_ceiling(row, self.ceilings) for row in rows if row.group == "CLIP ViT-L-14"]
+        share = max((found for found in shares if found is not None), default=None)
+        studies = (row.median for row in rows if row.group.startswith("head pvcs:") and row.name.startswith("3 splits"))
+        seconds = next(studies, None)
+        return (
+            Aim("ViT-L-14, share of the ceiling, at least", 0.6, share, None if share is None else share >= 0.6),
+            Aim("pvcs study, s, at most", 10.0, seconds, None if seconds is None else seconds <= 10),
+        )
 
     @property
     def problems(self) -> list[str]:
@@ -64,6 +86,7 @@ class GpuReport:
             "seconds": self.seconds,
             "notes": list(self.notes),
             "ceilings": ceilings.to_dict(),
+            "aims": [asdict(aim) for aim in self.aims],
             "parts": [
                 {
                     "name": part.name,
@@ -85,6 +108,10 @@ class GpuReport:
             for group, rows in groups(part.rows):
                 best = fastest(rows)
                 lines += ["", group, *(f"  {_line(row, ceilings, row is best)}" for row in rows)]
+        lines += ["", "aims:"]
+        for aim in self.aims:
+            found = "not measured" if aim.found is None else f"{_figure(aim.found)}, {'met' if aim.met else 'missed'}"
+            lines.append(f"  {aim.what} {aim.wanted:g}: {found}")
         if self.problems:
             lines += ["", "not measured:", *(f"  {problem}" for problem in self.problems)]
         return "\n".join(lines) + "\n"
