@@ -218,8 +218,8 @@ def evaluate(
     late: Annotated[
         list[str] | None,
         Opt(
-            help="Late fusion with the scores of another run (its folder), or of score files of mmaction2 (several "
-            "times for several), with a weight from inner validation."
+            help="Late fusion with the scores of another run (its folder), of posefeat or posefeat/ID in the store, or "
+            "of score files of mmaction2 (several times for several), with a weight from inner validation."
         ),
     ] = None,
     late_annotations: Annotated[

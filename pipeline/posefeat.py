@@ -36,15 +36,22 @@ from pipeline.head.checkpoint import Held, load_head, read_held, read_run, weigh
 from pipeline.head.config import SKELETON_HEADS
 from pipeline.head.data import Inputs, load_skeletons
 from pipeline.head.inner import inner_split
-from pipeline.head.late import RunScores, as_logarithms, check_scores, first_seed, last_part, log_probabilities
 from pipeline.head.models import Head
+from pipeline.head.other_scores import (
+    RunScores,
+    as_logarithms,
+    check_scores,
+    first_seed,
+    last_part,
+    log_probabilities,
+)
 from pipeline.head.results import RunResult
 from pipeline.head.sides import flips
 from pipeline.head.train import predict
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
-from stages.pose.imports.scores import read_scores
+from stages.pose.imports.scores import ClassScores, read_scores
 from stages.precision import torch_environment
 from store.commits import OK, QUARANTINED, CommitRow
 from store.derived import refresh
@@ -220,7 +227,7 @@ class _Network:
         self._run, self._split, self._held, self._facts, self._store = run, split, held, facts, store
         self._head = load_head(run, split, first_seed(run))
         pose = store.group("pose", run.selection.pose)
-        width = self._head.classifier.in_features  # type: ignore[union-attr]
+        width = int(self._head.classifier.in_features)  # type: ignore[union-attr,arg-type]
         record = {
             "network": run.config.head,
             "pose": pose.modality.id,
@@ -282,7 +289,7 @@ class _Files:
                 f"was trained: 1 to {store.num_splits}"
             )
         one_of("posefeat-split", split, tuple(range(1, store.num_splits + 1)))
-        self._scores = {}
+        self._scores: dict[str, ClassScores] = {}
         for path in paths:
             self._scores |= read_scores(path, None if annotations is None else Path(annotations))
         self._store, self._training = store, frozenset(store.selected(split, "train"))
@@ -298,7 +305,9 @@ class _Files:
 
     def known(self) -> dict[int, CommitRow]:
         columns = (self._store.videos[name].to_pylist() for name in ("slot", "video_id"))
-        return {slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores}
+        return {
+            slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores
+        }
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
         names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()

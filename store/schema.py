@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Kinds of groups with a row a slot; a text set, the one other kind, lies below its CLIP group.
 KINDS = ("frames", "clip", "pose", "video", "posefeat")
 
