@@ -140,7 +140,7 @@ def late_fusion(
         for name, found in of_split.items():
             parts[name] += found
     return LateResult(
-        run=str(recorded.directory),
+        run=mine.directory or "",
         dataset=recorded.selection.dataset,
         head=recorded.config.head,
         other=theirs.name,
