@@ -91,8 +91,8 @@ class _Lines(Progress):
         if now - self._said >= 10 or self._done >= self._total:
             self._said = now
             rate = self._done / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate if rate else 0.0
-            say(f"{self._what}: {self._done} of {self._total}, {rate:.1f} a second, {left:.0f} s left")
+            left = f", {rate:.1f} a second, {(self._total - self._done) / rate:.0f} s left" if rate else ""
+            say(f"{self._what}: {self._done} of {self._total}{left}")
 
     def note(self, line: str) -> None:
         say(line)

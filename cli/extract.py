@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -193,7 +196,14 @@ def extract(
         ),
     ] = None,
     shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
-    seed: Annotated[int | None, Opt(help="Of random weights.", rich_help_panel=RUN)] = None,
+    seed: Annotated[
+        int | None,
+        Opt(
+            help="Of random weights; when a store is made also of the synthetic set, and of the split of a folder that "
+            "has none (default: 0).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,
@@ -227,54 +237,13 @@ def extract(
       vilp-pipe extract --store stores/hmdb51 --modality posefeat --posefeat runs/hmdb51-poseconv
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
-    from pipeline.config import parse_part
-    from stages.clip.templates import read_templates
-
-    given: dict[str, Any] = {
-        "dataset": dataset,
-        "root": root,
-        "splits": splits,
-        "limit": limit,
-        "frames": frames,
-        "pose_frames": pose_frames,
-        "views": _names(views),
-        "tokens": _names(tokens),
-        "clip": clip,
-        "clip_pretrained": clip_pretrained,
-        "pose": pose,
-        "det_weights": det_weights,
-        "pose_weights": pose_weights,
-        "pose_config": pose_config,
-        "heatmap": heatmap,
-        "video": video,
-        "video_pretrained": video_pretrained,
-        "video_clips": video_clips,
-        "posefeat": tuple(posefeat) if posefeat else None,
-        "posefeat_split": posefeat_split,
-        "posefeat_annotations": posefeat_annotations,
-        "templates": None if templates is None else read_templates(templates),
-        "modalities": _names(modality),
-        "decoder": decoder,
-        "decode_seconds": decode_seconds,
-        "precision": precision,
-        "device": device,
-        "batch_size": batch_size,
-        "engine": engine,
-        "ray_address": ray_address,
-        "part": parse_part(part) if part else None,
-        "memory": parse_bytes("memory", memory) if memory else None,
-        "shard_len": shard_len,
-        "seed": seed,
-        "update": update or None,
-        "retry_quarantined": retry_quarantined or None,
-        "strict": strict or None,
-    }
+    given = settings(locals())
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
         from pipeline.extraction import extract as run
         from pipeline.trace import Trace
 
-        config = resolve(store, {name: value for name, value in given.items() if value is not None})
+        config = resolve(store, given)
         if dry_run:
             if profile is not None:
                 raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
@@ -296,8 +265,30 @@ def extract(
         raise typer.Exit(1)
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of a command's options, by parameter, as settings of ``ExtractConfig`` but the store."""
+    from pipeline.config import ExtractConfig, parse_part
+    from stages.clip.templates import read_templates
+
+    read: dict[str, Callable[[Any], Any]] = {
+        "views": _names,
+        "tokens": _names,
+        "posefeat": tuple,
+        "modality": _names,
+        "templates": read_templates,
+        "part": parse_part,
+        "memory": partial(parse_bytes, "memory"),
+    }
+    given = {
+        "modalities" if name == "modality" else name: read[name](value) if name in read else value
+        for name, value in options.items()
+        if value is not None and value is not False
+    }
+    return {field.name: given[field.name] for field in fields(ExtractConfig) if field.name in given.keys() - {"store"}}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show(summary: Any) -> None:

@@ -86,7 +86,12 @@ def train_head(
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Patch tokens that attn and fuse attend to: penult, value or last.",
+            rich_help_panel=HEAD,
+            autocompletion=named("value", "penult", "last"),
+        ),
     ] = "penult",
     bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
     pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
@@ -131,6 +136,14 @@ def train_head(
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
     ] = 1.0,
+    precision: Annotated[
+        str,
+        Opt(
+            help="Of the matrix products of training: auto, fp32 or bf16.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("auto", "fp32", "bf16"),
+        ),
+    ] = "auto",
 ) -> None:
     """Train a head on stored features and test it once, at the last epoch.
 
@@ -170,6 +183,7 @@ def train_head(
             random_frames=random_frames,
             loss=loss,
             interpolation=interpolation,
+            precision=precision,
         )
         where = find_store(store)
         result = train(

@@ -48,7 +48,8 @@ class ExtractConfig:
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
     decode_seconds  CPU seconds that one video may take to decode, before it is quarantined as decoder-timeout
     limit         only the first videos of the plan, None for all
-    seed          of random weights
+    seed          of random weights; when a store is made also of the synthetic set's rendering, and of the split of a
+                  folder that has none
 
     Raises ``UsageError`` for a value that is not allowed.
     """

@@ -18,7 +18,17 @@ from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Changes, Work, compare, make_plan, note_gone, pending, refresh_files, update_plan
+from pipeline.plan import (
+    Changes,
+    Work,
+    compare,
+    dataset_seed,
+    make_plan,
+    note_gone,
+    pending,
+    refresh_files,
+    update_plan,
+)
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
@@ -63,7 +73,9 @@ def extract(
         return extract_posefeat(config, progress=progress, only_shards=only_shards)
     progress = progress or Progress()
     began = time.monotonic()
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
+    objects = open_objects(config.store_url)
+    seed = dataset_seed(objects, config.seed)
+    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed)
     graph = make_graph(config, dataset.root)
     if config.strict and dataset.missing:
         raise StoreError(
@@ -71,7 +83,6 @@ def extract(
             "provide them, or run without --strict",
             kind="store-mismatch",
         )
-    objects = open_objects(config.store_url)
     check_place(objects)
     with hold(objects, config.part) as lease:
         if config.text_only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from pipeline.config import ExtractConfig
-from pipeline.datasets import load_dataset
+from pipeline.datasets import video_root
 from pipeline.extraction import extract
 from pipeline.graph import make_graph
 from pipeline.progress import Progress
@@ -69,7 +69,7 @@ def _check_recomputable(objects: Objects, report: Report, code: Collection[str])
             sources = posefeat_sources(config, FeatureStore.open(objects.url))
             root, computable = None, {source.modality.path for source in sources}
         else:
-            root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
+            root = video_root(config.dataset, config.root or ".")
             computable = set(make_graph(config, root).modalities())
         if (group.modality.parent or group.path) not in computable:
             raise StoreError(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,14 +22,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
     return device
-
-
-def to_device(frames: np.ndarray, device: torch.device) -> Tensor:
-    """Frames uint8, never written to, on a device."""
-    with warnings.catch_warnings():  # a view on shared memory may be read-only; nothing here writes to it
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        tensor = torch.from_numpy(np.ascontiguousarray(frames))
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:

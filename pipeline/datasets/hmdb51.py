@@ -29,7 +29,7 @@ LICENCE = "CC BY 4.0; the footage belongs to its owners (https://serre-lab.clps.
 HINT = (
     "unpack hmdb51_org.rar (every class archive in it too) and test_train_splits.rar of "
     "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database there, "
-    "or pass --root DIR (and --splits DIR)"
+    "let vilp-pipe datasets prepare hmdb51 do that, or pass --root DIR (and --splits DIR)"
 )
 
 _SUBSETS = {"0": UNUSED, "1": TRAIN, "2": TEST}

@@ -28,7 +28,7 @@ NUM_SPLITS = 3
 LICENCE = "research use only (https://www.crcv.ucf.edu/data/UCF101.php)"
 HINT = (
     "unpack UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip of https://www.crcv.ucf.edu/data/UCF101.php "
-    "there, or pass --root DIR (and --splits DIR)"
+    "there, let vilp-pipe datasets prepare ucf101 do that, or pass --root DIR (and --splits DIR)"
 )
 
 _GROUP = re.compile(r"_g(\d+)_c\d+$")

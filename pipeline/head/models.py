@@ -312,7 +312,7 @@ class PoseHead(Head):
         if len(steps):
             tokens = self.transformer(self.embed(skeleton[found]) + self.positions, ~steps)
             shares = steps.float() / steps.sum(dim=1, keepdim=True)
-            persons[found] = (shares.unsqueeze(1) @ tokens).squeeze(1)
+            persons[found] = (shares.unsqueeze(1) @ tokens).squeeze(1).float()
         best = torch.where(found.any(dim=1, keepdim=True), persons.amax(dim=1), 0.0)
         normed: Tensor = self.norm(best)
         return normed

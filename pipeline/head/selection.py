@@ -207,6 +207,13 @@ def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
     return store.usable(selected_groups(store, selection))
 
 
+def quarantined_slots(store: FeatureStore, selection: Selection) -> set[int]:
+    """Slots that are quarantined in a group that the selection names."""
+    paths = {group.path for group in selected_groups(store, selection)}
+    rows = store.quarantined().select(["slot", "group"]).to_pylist()
+    return {row["slot"] for row in rows if row["group"] in paths}
+
+
 def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str, dict[str, int]]:
     """For ``train`` and ``test`` of a split: videos ``expected``, ``used``, ``quarantined`` and ``missing``.
 

@@ -160,7 +160,7 @@ def test_lowest_cosine() -> None:
 @pytest.mark.slow
 def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
     pytest.importorskip("mmpose")
-    report = run_benchmarks(["sound"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
+    report = run_benchmarks(["pose"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
     (comparison,) = report.comparisons
     check(comparison, count=8, rounds=2)
     assert {row.name: row.columns["persons"] for row in comparison.rows} == {"mmpose's inferencer": 16, "ours": 16}
