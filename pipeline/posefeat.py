@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ExtractConfig
+from pipeline.extraction import add_groups
 from pipeline.head.checkpoint import Held, load_head, read_held, read_run, weights_digest, write_held
 from pipeline.head.config import SKELETON_HEADS
 from pipeline.head.data import Inputs, load_skeletons
@@ -55,7 +56,7 @@ from stages.pose.imports.scores import ClassScores, read_scores
 from stages.precision import torch_environment
 from store.commits import OK, QUARANTINED, CommitRow
 from store.derived import refresh
-from store.errors import MissingError, UsageError, one_of
+from store.errors import MissingError, StoreError, UsageError, one_of
 from store.groups import Group
 from store.kept import keep_config
 from store.lease import Lease, hold, planning
@@ -65,7 +66,7 @@ from store.printable import command
 from store.reader import FeatureStore
 from store.schema import ArraySpec, Modality
 from store.sealed import canonical
-from store.writer import add_modality, write_shard
+from store.writer import write_shard
 
 # Videos of one forward pass: always so many, the last ones repeated, on one thread, so that neighbours change nothing.
 BATCH = 32
@@ -99,13 +100,18 @@ def extract_posefeat(
         settle_plan(lease.guard(objects))
         store = FeatureStore.open(objects.url)
         sources = posefeat_sources(config, store, progress)
+        modalities = {source.modality.path: source.modality for source in sources}
         with planning(objects) as ours:
-            for source in sources:
-                add_modality(ours, read_plan(ours), source.modality, config.recipe(), environment())
+            warnings = add_groups(ours, config, read_plan(ours), modalities, dict.fromkeys(modalities, environment()))
             if only_shards is None:  # a repair makes nothing new
                 keep_config(ours, as_toml("extract", config.options()))
-        summary = _summary(objects, store.plan, sources)
+        if warnings and config.strict:
+            raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
+        for warning in warnings:
+            progress.warn(warning)
         store = FeatureStore.open(objects.url)
+        summary = _summary(objects, store.plan, list(modalities))
+        summary.warnings = warnings
         for source in sources:
             _fill(source, store, lease, config, only_shards, summary, progress)
         report = refresh(lease.guard(objects))
@@ -135,8 +141,7 @@ def environment() -> dict[str, Any]:
     return {**torch_environment(torch.device("cpu")), "batch_size": BATCH}
 
 
-def _summary(objects: Objects, plan: Plan, sources: Sequence[Source]) -> Summary:
-    paths = [source.modality.path for source in sources]
+def _summary(objects: Objects, plan: Plan, paths: list[str]) -> Summary:
     late = command("evaluate", "--run", "RUN", "--late", paths[0] if len(paths) == 1 else "posefeat")
     return Summary(
         objects.url, plan.dataset, plan.videos.num_rows, plan.num_missing, plan.num_unlisted, paths, next_command=late
