@@ -201,10 +201,13 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
             f"posefeat is {run.directory}, a run of head {run.config.head!r}; allowed: runs of "
             f"{' and '.join(SKELETON_HEADS)}, which read poses alone"
         )
-    if run.class_names != store.class_names:
-        raise UsageError(f"posefeat is {run.directory}, a run on other classes than {store.url} has; train one on it")
+    if (run.selection.dataset, run.class_names) != (store.dataset_name, store.class_names):
+        raise UsageError(
+            f"posefeat is {run.directory}, a run on {len(run.class_names)} classes of {run.selection.dataset}, and "
+            f"{store.url} holds {len(store.class_names)} of {store.dataset_name}; train one on it"
+        )
     store.group("pose", run.selection.pose)  # raises where it is not there
-    asked: RunScores | None = None
+    videos, asked = set(store.videos["video_id"].to_pylist()), None
     for split in sorted({score.split for score in run.scores}):
         held = read_held(run, split, first_seed(run))
         if held is None:
@@ -213,6 +216,11 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
             _train_held(asked, split)
             held = read_held(run, split, first_seed(run))
             assert held is not None
+        if strange := set(held[1].training) - videos:
+            raise UsageError(
+                f"posefeat is {run.directory}, which was trained on {len(strange)} videos that {store.url} does not "
+                f"have, the first {min(strange)!r}; train one on it"
+            )
         yield _Network(run, split, *held, store)
 
 
