@@ -342,7 +342,7 @@ def test_what_is_no_source_is_refused(bare, made, tmp_path):
     with pytest.raises(StoreError, match="no feature store at"):
         extract(asked(tmp_path / "nowhere", made / "poseconv"))
     other = MadeUpStore(tmp_path / "other", class_names=("a", "b", "c", "d"))
-    with pytest.raises(UsageError, match="a run on 4 classes of made-up, and .* holds 4 of made-up; train one on it"):
+    with pytest.raises(UsageError, match=r"a run on 4 classes of made-up, and .* holds 4 of made-up; train one on it"):
         extract(asked(other.root, made / "poseconv"))
     fewer = MadeUpStore(tmp_path / "fewer", videos=32)
     with pytest.raises(UsageError, match=r"was trained on \d+ videos that .*fewer does not have, the first 'v3"):
