@@ -244,6 +244,10 @@ def extract(
         from pipeline.trace import Trace
 
         config = resolve(store, given)
+        if config.posefeat_only and (dry_run or profile is not None):
+            raise UsageError(
+                "--dry-run and --profile tell of videos that are decoded, and posefeat decodes none; leave them out"
+            )
         if dry_run:
             if profile is not None:
                 raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
