@@ -52,7 +52,7 @@ def run() -> None:
         sys.exit(code or 0)
     except typer.TyperException as error:
         if message := error.format_message():  # empty where it was the help
-            say(f"error: {one_line(message)}; see {command(*_command_of(error), '--help')}")
+            say(f"error: {one_line(message).rstrip('.')}; see {command(*_command_of(error), '--help')}")
         sys.exit(error.exit_code)
     except VilpError as error:
         if "--debug" in sys.argv:
