@@ -145,7 +145,7 @@ def confusion(facts: Facts) -> Markup:
         "Confusion",
         "Rows are true classes, columns what they were taken for; a cell is as dark as its share of the row. Green is "
         "right, red is wrong.",
-        el("p", "Point at a cell to read it.", id="readout"),
+        el("p", "Point at a cell, or tap it, to read it.", id="readout"),
         el("div", charts.matrix(facts.confusion, names), cls="wide"),
         block,
         *mistakes,
@@ -154,14 +154,19 @@ def confusion(facts: Facts) -> Markup:
 
 def classes(facts: Facts) -> Markup:
     count = min(SHOWN_CLASSES, len(facts.classes) // 2 or 1)
-    best, worst = facts.classes[:count], facts.classes[::-1][:count]
+    # With few test videos many classes are all right or all wrong: neither list is filled up with the other's.
+    best = [row for row in facts.classes[:count] if row.right > 0]
+    worst = [row for row in facts.classes[::-1][:count] if row.right < 1]
     return section(
         "Classes",
         "Share of the test videos of a class that are recognised, over all splits of the run.",
         el(
             "div",
-            el("div", el("h3", "Best"), class_table(best)),
-            el("div", el("h3", "Worst"), class_table(worst)),
+            *(
+                el("div", el("h3", title), class_table(rows))
+                for title, rows in (("Best", best), ("Worst", worst))
+                if rows
+            ),
             cls="two",
         ),
         el(
