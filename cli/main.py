@@ -31,6 +31,7 @@ class Stopped(BaseException):
 
 
 def add_commands() -> None:
+    """Register every command with the application."""
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     for module in MODULES:
         import_module(f"cli.{module}")
