@@ -254,7 +254,8 @@ def extract(
             from pipeline.forecast import forecast
 
             planned = forecast(config)
-            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
+            for line in [as_json(planned.to_dict())] if json else forecast_lines(planned):
+                out(line)
             return
         with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
             summary = run(config, progress=make_progress(), trace=trace)
@@ -323,7 +324,8 @@ def _show(summary: Any) -> None:
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
         say(f"to try these again: {retry_command(summary.store)}")
-    say(f"next: {summary.next_command}")
+    if summary.done or not summary.executed:
+        say(f"next: {summary.next_command}")
 
 
 def _retried(retry: dict[str, Any]) -> str:

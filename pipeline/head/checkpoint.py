@@ -33,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 
 
 def checkpoint_name(split: int, seed: int) -> str:
+    """File of the head of a split and seed, in the directory of a run."""
     return f"split{split}-seed{seed}.safetensors"
 
 
