@@ -12,7 +12,6 @@ call: the lane that waits for it learns of the loss, its unit begins again, and 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -28,13 +27,13 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engines.environment import machine_environment, refuse_other
+from pipeline.engines.actors import Decoder, Encoder, Whole, Writer
+from pipeline.engines.environment import machine_environment
 from pipeline.engines.lanes import Decoded, WorkerLostError
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
-from pipeline.engines.work import Encoded, clips_of, encode, without_frames, write_unit
 from pipeline.graph import Branch, Graph
 from pipeline.plan import Unit
-from pipeline.trace import Span, timed
+from pipeline.trace import Span
 from stages.decode import DecodedChunk
 from stages.types import VideoRef
 from stages.write import WriteConfig
@@ -55,72 +54,6 @@ _LOST: dict[type[Exception], str] = {
     ray.exceptions.RayActorError: "it died",
     ray.exceptions.WorkerCrashedError: "its process crashed",
 }
-
-
-class _Worker:
-    """A stage in an actor. It is built and set up by a call and not when the actor starts, so that errors arrive as
-    they were raised.
-
-    driver  environment of the driver, to be the same here; ``node`` is this one's name
-    """
-
-    def __init__(self, build: Callable[[], Any], driver: Mapping[str, Any], node: str) -> None:
-        self._build, self._driver, self._node = build, driver, node
-        self._lock = threading.Lock()
-        self._stage: Any = None
-
-    def setup(self) -> None:
-        """Refuse a node that is not like the driver's, then set up the stage, unless another lane had that done."""
-        with self._lock:
-            if self._stage is None:
-                stage = self._build()
-                refuse_other(_environment(stage), self._driver, self._node)
-                stage.setup()
-                self._stage = stage
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """A list or dictionary that travels as one: Ray would pack its elements one by one, which takes longer."""
-
-    value: Any
-
-
-class _Decoder(_Worker):
-    """A supervised decoder in an actor. A dead decoding process costs a video, a dead actor the attempt at a unit."""
-
-    def decode(self, refs: _Whole) -> tuple[tuple[DecodedChunk, Span], _Whole]:
-        chunk, span = timed("decode", self._node, self._stage, refs.value)
-        facts = dataclasses.replace(chunk, results=without_frames(chunk.results))
-        return (facts, span), _Whole(clips_of(chunk.results))
-
-
-class _Encoder(_Worker):
-    """A CLIP or pose stage in an actor."""
-
-    def encode(self, branch: Branch, clips: _Whole) -> tuple[Encoded, Span]:
-        return timed(branch.modality.kind, self._node, encode, self._stage, branch, clips.value)
-
-    def call(self, method: str, arguments: Sequence[Any]) -> Any:
-        return getattr(self._stage, method)(*arguments)
-
-
-class _Writer(_Worker):
-    """A writer in an actor, beside the features that it reads."""
-
-    def write(self, graph: Graph, unit: Unit, paths: Sequence[str], *parts: Any) -> _Whole:
-        """``parts`` are an encoding for each of ``paths``, then the chunks that were decoded."""
-        encoded: dict[str, list[Encoded]] = {branch.modality.path: [] for branch in graph.branches}
-        for path, part in zip(paths, parts, strict=False):
-            encoded[path].append(part)
-        chunks: Sequence[tuple[DecodedChunk, Span]] = parts[len(paths) :]
-        outcomes = [outcome for chunk, _ in chunks for outcome in chunk.results]
-        return _Whole(timed("write", self._node, write_unit, self._stage, graph, unit, outcomes, encoded))
-
-
-def _environment(stage: Any) -> dict[str, Any]:
-    own = stage.environment() if hasattr(stage, "environment") else {}
-    return {**machine_environment(), **own}
 
 
 @dataclass(eq=False)
@@ -261,7 +194,7 @@ class RayEngine:
         """A new decoder on the node."""
         # What it returns is copied to the object store before its next call.
         build = functools.partial(self.graph.decoder, ring=1)
-        return self._actor(_Decoder, "decoder", node, build, self._plain)
+        return self._actor(Decoder, "decoder", node, build, self._plain)
 
     def close(self) -> None:
         self._thread.submit(ray.shutdown).result()
@@ -300,7 +233,7 @@ class RayEngine:
             node.writer = self._writer(node)
 
     def _writer(self, node: _Node) -> _Actor:
-        return self._actor(_Writer, "writer", node, functools.partial(self.graph.writer, self._write), self._plain)
+        return self._actor(Writer, "writer", node, functools.partial(self.graph.writer, self._write), self._plain)
 
     def _encoder(self, node: _Node, branch: Branch) -> _Actor:
         options = {
@@ -308,7 +241,7 @@ class RayEngine:
             "max_concurrency": branch.parallel,
         }
         environment = self._environments[branch.modality.path]
-        return self._actor(_Encoder, f"{branch.modality.kind} encoder", node, branch.build, environment, **options)
+        return self._actor(Encoder, f"{branch.modality.kind} encoder", node, branch.build, environment, **options)
 
     def _on_gpu(self, branch: Branch) -> bool:
         return self._gpus and branch.config.device != "cpu"
@@ -340,7 +273,7 @@ class RayLane:
 
     def decode(self, refs: Sequence[VideoRef]) -> Decoded:
         decoder = self._ready(self._decoder)
-        facts, clips = decoder.handle.decode.options(num_returns=2).remote(_Whole(refs))
+        facts, clips = decoder.handle.decode.options(num_returns=2).remote(Whole(refs))
         chunk: DecodedChunk
         span: Span
         chunk, span = decoder.get(facts)

@@ -264,7 +264,9 @@ def _pooled_inputs(
     return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}
 
 
-def load_skeletons(store: FeatureStore, selection: Selection, slots: list[int], order: Tensor | None = None) -> Tensor:
+def load_skeletons(
+    store: FeatureStore, selection: Selection, slots: Sequence[int], order: Tensor | None = None
+) -> Tensor:
     """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``. ``order`` int64
     [B, Tp] puts the stored poses of each video into another order first."""
     parts, start = [], 0

@@ -92,7 +92,8 @@ def outcomes(
 
 def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:
     """What a reader of a study has to know of its store."""
-    notes = completeness(job.store, {str(s): coverage(job.store, job.selection, s) for s in splits})[1]
+    counted = {str(split): coverage(job.store, job.selection, split) for split in splits}
+    notes = completeness(job.store, job.selection, counted)[1]
     notes += leaks(job.store, job.selection, splits)
     if random_weights(job.store, job.selection):
         notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)

@@ -57,7 +57,7 @@ class Cluster:
         return _with_children(
             process
             for process in psutil.Process(self._process.pid).children(recursive=True)
-            if _name(process).startswith("ray::_")
+            if _name(process).startswith(("ray::Decoder", "ray::Encoder", "ray::Writer"))
         )
 
     def close(self) -> None:

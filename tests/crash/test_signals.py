@@ -60,7 +60,7 @@ def workers(pid: int) -> list[psutil.Process]:
     found = []
     for child in descendants(pid):
         try:
-            found += [child] if child.cmdline()[0].startswith("ray::_") else []
+            found += [child] if child.cmdline()[0].startswith(("ray::Decoder", "ray::Encoder", "ray::Writer")) else []
         except (psutil.NoSuchProcess, IndexError):
             continue
     return found
