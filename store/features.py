@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from store.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Kinds of token in a prompt, as stored in ``token_kinds``.
@@ -70,7 +69,7 @@ class TextSet:
 def on_pose_axis(clip_frames: np.ndarray, stored: int, pose_frames: int) -> np.ndarray:
     """Where some of the ``stored`` frames of CLIP, given by their positions, are among the ``pose_frames`` frames of
     pose: the same frames of the video, however long it is. Raises ``UsageError`` where one of them is not there."""
-    places, between = np.divmod(clip_frames * pose_frames, stored)
+    places, between = divmod(clip_frames * pose_frames, stored)
     if between.any():
         raise UsageError(
             f"frames are {len(clip_frames)} of the {stored} of CLIP, of which some are not among the {pose_frames} of "

@@ -99,8 +99,10 @@ class TopDownEstimator:
         }
 
     def setup(self) -> None:
+        from stages.batching import resolve_device
+
         self.record()  # complains about missing weights before anything is built
-        self._device = models.torch_device(self.config.device)
+        self._device = resolve_device(self.config.device)
         self._batches = models.batches(self.config, self._device)
         width, height, _ = self._canvas
         sizes = ((width, height), (self._crop.width, self._crop.height))

@@ -159,13 +159,6 @@ def short_name(config: str) -> str:
     return re.sub(r"_\d+xb\d+-\d+e", "", Path(config).stem)
 
 
-def torch_device(name: str) -> torch.device:
-    """The device that an option names; ``auto`` is CUDA where there is one."""
-    import torch
-
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
 def batches(config: PoseConfig, device: torch.device) -> Batches:
     """How batches run: side by side on the threads of a CPU, one after the other on another device."""
     import cv2

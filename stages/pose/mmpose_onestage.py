@@ -68,8 +68,10 @@ class OneStageEstimator:
         }
 
     def setup(self) -> None:
+        from stages.batching import resolve_device
+
         self._digest()  # complains about missing weights before anything is built
-        self._device = models.torch_device(self.config.device)
+        self._device = resolve_device(self.config.device)
         self._batches = models.batches(self.config, self._device)
         model = models.build(
             self.pose_config,
