@@ -24,15 +24,14 @@ def say(line: str = "") -> None:
 def only_result_on_stdout() -> Iterator[Any]:
     """Send all that anybody prints while the block runs, native libraries included, to standard error.
 
-    Yields a function that prints a line (or several, with line breaks between them) to the real standard output.
+    Yields a function that prints a line to the real standard output: line breaks in names are written out.
     """
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
 
     def out(line: str) -> None:
-        text = "".join(f"{printable(part)}\n" for part in line.split("\n"))
-        os.write(real, text.encode())
+        os.write(real, f"{printable(line)}\n".encode())
 
     try:
         yield out

@@ -244,13 +244,18 @@ def extract(
         from pipeline.trace import Trace
 
         config = resolve(store, given)
+        if config.posefeat_only and (dry_run or profile is not None):
+            raise UsageError(
+                "--dry-run and --profile tell of videos that are decoded, and posefeat decodes none; leave them out"
+            )
         if dry_run:
             if profile is not None:
                 raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
             from pipeline.forecast import forecast
 
             planned = forecast(config)
-            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
+            for line in [as_json(planned.to_dict())] if json else forecast_lines(planned):
+                out(line)
             return
         with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
             summary = run(config, progress=make_progress(), trace=trace)
@@ -319,7 +324,8 @@ def _show(summary: Any) -> None:
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
         say(f"to try these again: {retry_command(summary.store)}")
-    say(f"next: {summary.next_command}")
+    if summary.done or not summary.executed:
+        say(f"next: {summary.next_command}")
 
 
 def _retried(retry: dict[str, Any]) -> str:

@@ -32,23 +32,31 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ExtractConfig
+from pipeline.extraction import add_groups
 from pipeline.head.checkpoint import Held, load_head, read_held, read_run, weights_digest, write_held
 from pipeline.head.config import SKELETON_HEADS
 from pipeline.head.data import Inputs, load_skeletons
 from pipeline.head.inner import inner_split
-from pipeline.head.late import RunScores, as_logarithms, check_scores, first_seed, last_part, log_probabilities
 from pipeline.head.models import Head
+from pipeline.head.other_scores import (
+    RunScores,
+    as_logarithms,
+    check_scores,
+    first_seed,
+    last_part,
+    log_probabilities,
+)
 from pipeline.head.results import RunResult
 from pipeline.head.sides import flips
 from pipeline.head.train import predict
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
-from stages.pose.imports.scores import read_scores
+from stages.pose.imports.scores import ClassScores, read_scores
 from stages.precision import torch_environment
 from store.commits import OK, QUARANTINED, CommitRow
 from store.derived import refresh
-from store.errors import MissingError, UsageError, one_of
+from store.errors import MissingError, StoreError, UsageError, one_of
 from store.groups import Group
 from store.kept import keep_config
 from store.lease import Lease, hold, planning
@@ -58,7 +66,7 @@ from store.printable import command
 from store.reader import FeatureStore
 from store.schema import ArraySpec, Modality
 from store.sealed import canonical
-from store.writer import add_modality, write_shard
+from store.writer import write_shard
 
 # Videos of one forward pass: always so many, the last ones repeated, on one thread, so that neighbours change nothing.
 BATCH = 32
@@ -92,13 +100,18 @@ def extract_posefeat(
         settle_plan(lease.guard(objects))
         store = FeatureStore.open(objects.url)
         sources = posefeat_sources(config, store, progress)
+        modalities = {source.modality.path: source.modality for source in sources}
         with planning(objects) as ours:
-            for source in sources:
-                add_modality(ours, read_plan(ours), source.modality, config.recipe(), environment())
+            warnings = add_groups(ours, config, read_plan(ours), modalities, dict.fromkeys(modalities, environment()))
             if only_shards is None:  # a repair makes nothing new
                 keep_config(ours, as_toml("extract", config.options()))
-        summary = _summary(objects, store.plan, sources)
+        if warnings and config.strict:
+            raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
+        for warning in warnings:
+            progress.warn(warning)
         store = FeatureStore.open(objects.url)
+        summary = _summary(objects, store.plan, list(modalities))
+        summary.warnings = warnings
         for source in sources:
             _fill(source, store, lease, config, only_shards, summary, progress)
         report = refresh(lease.guard(objects))
@@ -128,8 +141,7 @@ def environment() -> dict[str, Any]:
     return {**torch_environment(torch.device("cpu")), "batch_size": BATCH}
 
 
-def _summary(objects: Objects, plan: Plan, sources: Sequence[Source]) -> Summary:
-    paths = [source.modality.path for source in sources]
+def _summary(objects: Objects, plan: Plan, paths: list[str]) -> Summary:
     late = command("evaluate", "--run", "RUN", "--late", paths[0] if len(paths) == 1 else "posefeat")
     return Summary(
         objects.url, plan.dataset, plan.videos.num_rows, plan.num_missing, plan.num_unlisted, paths, next_command=late
@@ -189,10 +201,13 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
             f"posefeat is {run.directory}, a run of head {run.config.head!r}; allowed: runs of "
             f"{' and '.join(SKELETON_HEADS)}, which read poses alone"
         )
-    if run.class_names != store.class_names:
-        raise UsageError(f"posefeat is {run.directory}, a run on other classes than {store.url} has; train one on it")
+    if (run.selection.dataset, run.class_names) != (store.dataset_name, store.class_names):
+        raise UsageError(
+            f"posefeat is {run.directory}, a run on {len(run.class_names)} classes of {run.selection.dataset}, and "
+            f"{store.url} holds {len(store.class_names)} of {store.dataset_name}; train one on it"
+        )
     store.group("pose", run.selection.pose)  # raises where it is not there
-    asked: RunScores | None = None
+    videos, asked = set(store.videos["video_id"].to_pylist()), None
     for split in sorted({score.split for score in run.scores}):
         held = read_held(run, split, first_seed(run))
         if held is None:
@@ -201,6 +216,11 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
             _train_held(asked, split)
             held = read_held(run, split, first_seed(run))
             assert held is not None
+        if strange := set(held[1].training) - videos:
+            raise UsageError(
+                f"posefeat is {run.directory}, which was trained on {len(strange)} videos that {store.url} does not "
+                f"have, the first {min(strange)!r}; train one on it"
+            )
         yield _Network(run, split, *held, store)
 
 
@@ -220,7 +240,7 @@ class _Network:
         self._run, self._split, self._held, self._facts, self._store = run, split, held, facts, store
         self._head = load_head(run, split, first_seed(run))
         pose = store.group("pose", run.selection.pose)
-        width = self._head.classifier.in_features  # type: ignore[union-attr]
+        width = int(self._head.classifier.in_features)  # type: ignore[union-attr,arg-type]
         record = {
             "network": run.config.head,
             "pose": pose.modality.id,
@@ -282,7 +302,7 @@ class _Files:
                 f"was trained: 1 to {store.num_splits}"
             )
         one_of("posefeat-split", split, tuple(range(1, store.num_splits + 1)))
-        self._scores = {}
+        self._scores: dict[str, ClassScores] = {}
         for path in paths:
             self._scores |= read_scores(path, None if annotations is None else Path(annotations))
         self._store, self._training = store, frozenset(store.selected(split, "train"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Bytes a video."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Modality:
     arrays: Mapping[str, ArraySpec] = field(default_factory=dict)
     parent: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         return f"{slug(self.name)}-{record_hash(self.record)[:8]}"
 

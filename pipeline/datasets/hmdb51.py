@@ -37,6 +37,11 @@ _LISTS = "testTrainMulti_7030_splits"
 
 
 def load(root: Path, splits_dir: Path | None) -> Dataset:
+    """The videos under ``root`` that the official lists name.
+
+    The lists are in ``splits_dir``, or else beside the videos. Raises ``MissingError`` where there is no video or no
+    list, ``UsageError`` where a list is not what it should be.
+    """
     need_folder(root, "hmdb51", HINT)
     prefix = next((f"{name}/" for name in ("hmdb51_org", "videos") if (root / name).is_dir()), "")
     class_names, listed = read_lists(_find_lists(root, splits_dir))

@@ -35,6 +35,11 @@ _GROUP = re.compile(r"_g(\d+)_c\d+$")
 
 
 def load(root: Path, splits_dir: Path | None) -> Dataset:
+    """The videos under ``root`` that the official lists name.
+
+    The lists are in ``splits_dir``, or else beside the videos. Raises ``MissingError`` where there is no video or no
+    list, ``UsageError`` where a list is not what it should be.
+    """
     need_folder(root, "ucf101", HINT)
     prefix = "UCF-101/" if (root / "UCF-101").is_dir() else ""
     class_names, listed = read_lists(_find_lists(root, splits_dir))

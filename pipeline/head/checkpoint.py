@@ -33,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 
 
 def checkpoint_name(split: int, seed: int) -> str:
+    """File of the head of a split and seed, in the directory of a run."""
     return f"split{split}-seed{seed}.safetensors"
 
 
@@ -58,14 +59,14 @@ def write_run(
     for stale in (directory / RECORD, directory / PREDICTIONS, *directory.glob("split*-seed*.safetensors")):
         stale.unlink(missing_ok=True)
     table = predictions_table(predictions, result.class_names)
-    files = {PREDICTIONS: _put(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))}
+    files = {PREDICTIONS: put_predictions(directory, table)}
     for (split, seed), head in heads.items():
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
         name = checkpoint_name(split, seed)
-        files[name] = _put(directory / name, partial(save_file, tensors))
+        files[name] = put_file(directory / name, partial(save_file, tensors))
     result = replace(result, directory=directory, files=files)
     text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    _put(directory / RECORD, lambda path: path.write_text(text + "\n"))
+    put_file(directory / RECORD, lambda path: path.write_text(text + "\n"))
     return result
 
 
@@ -82,6 +83,11 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
     if data.get("format") != "vilp-run" or data.get("version") != 1:
         raise StoreError(f"{path} is no run that this version reads (format vilp-run, version 1)", kind="store-version")
     return RunResult.from_dict(data).at(Path(directory))
+
+
+def put_predictions(directory: Path, table: pa.Table) -> str:
+    """Put a table of predictions (see ``predictions_table``) into a directory; returns the file's SHA-256 (hex)."""
+    return put_file(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))
 
 
 def load_head(run: RunResult, split: int, seed: int) -> Head:
@@ -120,7 +126,7 @@ def write_held(run: RunResult, split: int, seed: int, head: Head, facts: Held) -
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
     # One entry: safetensors writes several in any order, and the file's hash is the head's name.
     text = json.dumps(asdict(facts), sort_keys=True)
-    _put(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
+    put_file(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
 
 
 def read_held(run: RunResult, split: int, seed: int) -> tuple[Head, Held, str] | None:
@@ -194,7 +200,7 @@ def _checked(run: RunResult, name: str) -> Path:
     return path
 
 
-def _put(path: Path, write: Callable[[Path], object]) -> str:
+def put_file(path: Path, write: Callable[[Path], object]) -> str:
     """Write a file beside its place, make it durable and move it there; returns its SHA-256 (hex)."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(handle)

@@ -264,11 +264,17 @@ def _pooled_inputs(
     return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}
 
 
-def load_skeletons(store: FeatureStore, selection: Selection, slots: Sequence[int]) -> Tensor:
-    """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``."""
-    parts = []
+def load_skeletons(
+    store: FeatureStore, selection: Selection, slots: Sequence[int], order: Tensor | None = None
+) -> Tensor:
+    """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``. ``order`` int64
+    [B, Tp] puts the stored poses of each video into another order first."""
+    parts, start = [], 0
     for features in store.iter_shards(arrays=("keypoints",), slots=slots, pose=selection.pose):
         keypoints, aspect = features["keypoints"], features.sizes[:, 0] / features.sizes[:, 1]
+        if order is not None:
+            keypoints = torch.stack([k[o] for k, o in zip(keypoints, order[start:], strict=False)])
+            start += len(keypoints)
         views = [mirror_keypoints(keypoints) if view == "flip" else keypoints for view in selection.views]
         parts.append(torch.stack([skeletons(points, aspect) for points in views], dim=1).half())
     return torch.cat(parts)

@@ -292,6 +292,7 @@ def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
 
 
 def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
+    """What a head says of test videos: scores float32 [N, C], with their labels, slots, ids and sources."""
     scores = predict(head, test).numpy()
     return Prediction(split, seed, scores, test.labels.cpu().numpy(), test.slots.numpy(), test.video_ids, test.sources)
 

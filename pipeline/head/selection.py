@@ -81,6 +81,7 @@ class Selection:
 
 
 def open_store(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
+    """A store that is open, or the one at a path or URL. Raises as ``FeatureStore.open``."""
     return store if isinstance(store, FeatureStore) else FeatureStore.open(store)
 
 

@@ -20,6 +20,7 @@ from stages.clip.models import EMBEDDED, STICK, STICK_FOLDER, build_model, resol
 
 
 def main() -> None:
+    """Train the embedded CLIP, or measure the one that is shipped."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stick", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for the model; left out: measure the one that is shipped")
     parser.add_argument("--seed", type=int, default=StickConfig.seed, help="of weights, captions, order of frames")

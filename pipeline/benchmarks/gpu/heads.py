@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Need, Work
 from pipeline.benchmarks.gpu.profiling import busy_share
-from pipeline.benchmarks.made_up import make_split
+from pipeline.benchmarks.made_up import make_splits
 from pipeline.head.config import INPUTS, HeadConfig
 from pipeline.head.data import Batches, Inputs
 from pipeline.head.models import Head
@@ -120,7 +120,7 @@ def _time(bench: Bench, study: Study) -> None:
 
 def make_inputs(config: GpuConfig, device: torch.device) -> tuple[Inputs, TextSide]:
     """What every head reads, made up, on the device; frames mean their class under much noise."""
-    made = make_split(config.store_videos, 0, config.head_frames)
+    made = make_splits(config.store_videos, 0, config.head_frames)
     videos, frames, grid, dim = len(made.frames), config.head_frames, config.grid, made.classes.shape[1]
     generator = torch.Generator(device).manual_seed(0)
 
