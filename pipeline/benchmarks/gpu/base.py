@@ -72,6 +72,7 @@ class GpuConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GpuConfig:
+        """The inverse of ``to_dict``, of what JSON makes of it too."""
         given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
         return cls(**given)
 
@@ -152,6 +153,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The inverse of ``to_dict``, of what JSON makes of it too."""
         given = {**values, "seconds": tuple(values["seconds"]), "need": Need(**values["need"])}
         return cls(**given)
 
