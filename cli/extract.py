@@ -13,7 +13,7 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
 from cli.forecast import forecast_lines
-from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
+from cli.options import Json, complete_dataset, complete_device, complete_run, complete_store, named, with_commas
 from cli.sizes import parse_bytes
 from store.errors import UsageError
 
@@ -122,6 +122,23 @@ def extract(
     video_clips: Annotated[
         int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
     ] = None,
+    posefeat: Annotated[
+        list[str] | None,
+        Opt(
+            help="Features and class scores of a skeleton network: a run of head pose or poseconv, or score files of "
+            "mmaction2 (several times for several).",
+            rich_help_panel=FEATURES,
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    posefeat_split: Annotated[
+        int | None,
+        Opt(help="Of score files: the split whose training videos the network saw.", rich_help_panel=FEATURES),
+    ] = None,
+    posefeat_annotations: Annotated[
+        str | None,
+        Opt(help="Of score files that do not name their videos: what was tested.", rich_help_panel=FEATURES),
+    ] = None,
     templates: Annotated[
         str | None,
         Opt(
@@ -134,9 +151,9 @@ def extract(
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose, video, text (default: all).",
+            help="Compute only these: clip, pose, video, text (default: all of them), or posefeat alone.",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose", "video", "text"),
+            autocompletion=with_commas("clip", "pose", "video", "text", "posefeat"),
         ),
     ] = None,
     decoder: Annotated[
@@ -217,6 +234,7 @@ def extract(
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
       vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
+      vilp-pipe extract --store stores/hmdb51 --modality posefeat --posefeat runs/hmdb51-poseconv
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
     given = settings(locals())
@@ -226,6 +244,10 @@ def extract(
         from pipeline.trace import Trace
 
         config = resolve(store, given)
+        if config.posefeat_only and (dry_run or profile is not None):
+            raise UsageError(
+                "--dry-run and --profile tell of videos that are decoded, and posefeat decodes none; leave them out"
+            )
         if dry_run:
             if profile is not None:
                 raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
@@ -253,9 +275,10 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     from pipeline.config import ExtractConfig, parse_part
     from stages.clip.templates import read_templates
 
-    read: dict[str, Callable[[str], Any]] = {
+    read: dict[str, Callable[[Any], Any]] = {
         "views": _names,
         "tokens": _names,
+        "posefeat": tuple,
         "modality": _names,
         "templates": read_templates,
         "part": parse_part,

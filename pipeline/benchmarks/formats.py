@@ -220,7 +220,7 @@ def write_made_up(root: Path, made_up: MadeUp) -> None:
     objects = LocalObjects(root)
     with hold(objects, Part()) as lease:
         ours = lease.guard(objects)
-        plan = create_store(ours, make_plan(np.zeros(made_up.count, np.int64), train=made_up.count))
+        plan = create_store(ours, make_plan(np.zeros(made_up.count, np.int64), made_up.count, 0))
         add_modality(ours, plan, clip, {}, {})
         for shard, block in enumerate(made_up.blocks()):
             rows = [CommitRow(slot, "ok", width=320, height=240, frames=16) for slot in plan.slots_of(shard)]

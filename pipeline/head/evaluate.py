@@ -126,6 +126,7 @@ def train_head(
         raise UsageError(f"seeds is {seeds}; allowed: 1 or more")
     job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text, video=video)
     check_epochs(job.config, training)
+    training = training.on(job.device)
     splits = chosen_splits(job.store, split)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
     prepare_directory(directory)

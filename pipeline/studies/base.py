@@ -107,7 +107,7 @@ def settings_of(config: StudyConfig, job: Job, **more: Any) -> Mapping[str, Any]
         "split": config.split,
         "seeds": config.seeds,
         "to": config.to,
-        "training": config.training.to_dict(),
+        "training": config.training.on(job.device).to_dict(),
         "features": job.selection.to_dict(),
         "environment": dict(environment(job.device)),
         **more,

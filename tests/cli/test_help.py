@@ -53,7 +53,7 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("extract", "--engine", extraction.ENGINES),
         ("extract", "--pose", extraction.ESTIMATORS),
         ("extract", "--heatmap", extraction.HEATMAPS),
-        ("extract", "--modality", extraction.MODALITIES),
+        ("extract", "--modality", (*extraction.MODALITIES, "posefeat")),
         ("extract", "--views", VIEWS),
         ("extract", "--tokens", TOKENS),
         ("extract", "--precision", PRECISIONS),
