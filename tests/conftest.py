@@ -15,9 +15,9 @@ from hypothesis import settings
 from shared_data import find_shared
 from videos import numbered_frames, write_video
 
-# On a machine that others keep busy any example may take long: that is no failure.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
