@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from store.commits import QUARANTINED, corrupt
 from store.errors import MissingError, UsageError, one_of
-from store.features import Features, TextSet
+from store.features import Features, TextSet, on_pose_axis
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
 from store.objects import Objects, open_objects
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 SUBSETS = ("train", "test")
 POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
 VIDEO_ARRAYS = ("video_embedding",)
+
+# From so many bytes on, several shards of an array are read at a time: most of the work is the system's copying, or
+# waiting for a disk or a bucket.
+_TOGETHER = 32 << 20
+_READERS = 4
 
 
 class FeatureStore:
@@ -327,7 +333,7 @@ class FeatureStore:
                 values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
-            pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
+            pose_frames = torch.from_numpy(on_pose_axis(frame_index, stored, _length(pose_group, "pose_frame")))
         return self._describe(tensors, pose_frames, slots, list(chosen.values())[:1], device)
 
     def _describe(
@@ -340,17 +346,18 @@ class FeatureStore:
     ) -> Features:
         import torch
 
-        rows = self.plan.at(np.asarray(slots, np.int64))
-        sizes = []
+        wanted = np.asarray(slots, np.int64)
+        rows = self.plan.at(wanted)
+        sizes = np.empty((0, 2), np.float32)
         if groups:
-            committed = self.commits(groups[0]).of(np.asarray(slots, np.int64))
-            sizes = list(zip(committed["width"].to_pylist(), committed["height"].to_pylist(), strict=True))
+            committed = self.commits(groups[0]).of(wanted)
+            sizes = np.stack([committed[side].to_numpy() for side in ("width", "height")], axis=1, dtype=np.float32)
         return Features(
             tensors=tensors,
             pose_frames=None if pose_frames is None else pose_frames.to(device),
-            labels=torch.tensor(rows["label"].to_pylist(), dtype=torch.int64, device=device),
-            slots=torch.tensor(slots, dtype=torch.int64, device=device),
-            sizes=torch.tensor(sizes, dtype=torch.float32, device=device).reshape(-1, 2),
+            labels=torch.from_numpy(rows["label"].to_numpy().astype(np.int64)).to(device),
+            slots=torch.from_numpy(wanted).to(device),
+            sizes=torch.from_numpy(sizes).to(device),
             video_ids=tuple(rows["video_id"].to_pylist()),
             sources=tuple(rows["source"].to_pylist()),
         )
@@ -359,15 +366,24 @@ class FeatureStore:
         """Rows ``[len(slots), ...]`` of one array, in the order of the slots, each checked against its checksum."""
         spec, shard_len = group.modality.arrays[name], self.plan.shard_len
         result = np.empty((len(slots), *spec.shape), dtype=spec.dtype)
-        wanted = np.asarray(slots, dtype=np.int64)
-        for shard in np.unique(wanted // shard_len):
-            rows = np.flatnonzero(wanted // shard_len == shard)
-            key = self._array_key(group, name, int(shard))
+        shards, positions = np.divmod(np.asarray(slots, dtype=np.int64), shard_len)
+
+        def read(rows: np.ndarray) -> None:
+            key = self._array_key(group, name, int(shards[rows[0]]))
             if key is None:
                 result[rows] = spec.fill
-                continue
-            with self._damage(key):
-                read_rows(self._objects.open(key), spec, shard_len, wanted[rows] - shard * shard_len, result, rows)
+                return
+            with self._damage(key), self._objects.open(key) as blob:
+                read_rows(blob, spec, shard_len, positions[rows], result, rows)
+
+        order = np.argsort(shards, kind="stable")
+        by_shard = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if slots else []
+        if result.nbytes < _TOGETHER:
+            for rows in by_shard:
+                read(rows)
+        else:
+            with ThreadPoolExecutor(_READERS) as pool:
+                list(pool.map(read, by_shard))
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:
@@ -376,8 +392,8 @@ class FeatureStore:
         key = self._array_key(group, name, 0)
         if key is None:
             return np.full(spec.shape, spec.fill, spec.dtype)
-        with self._damage(key):
-            return read_chunk(self._objects.open(key), spec)
+        with self._damage(key), self._objects.open(key) as blob:
+            return read_chunk(blob, spec)
 
     def _array_key(self, group: Group, name: str, shard: int) -> str | None:
         """Where a committed shard of an array lies; None where its commit says that it is all fill."""

@@ -26,7 +26,7 @@ from obstore.store import S3Store
 
 from store.errors import StoreError, UsageError
 from store.failpoints import reach
-from store.objects import Blob, Guard, Listing
+from store.objects import Blob, Guard, Listing, Piece
 
 # A guarded put begins again when somebody else wrote the object in between, which soon costs one of the two its lease.
 _ATTEMPTS = 100
@@ -54,11 +54,12 @@ class S3Objects:
     def get(self, key: str) -> bytes | None:
         return self._get(key)[0]
 
-    def open(self, key: str) -> Blob:
+    @contextlib.contextmanager
+    def open(self, key: str) -> Iterator[Blob]:
         status = self._head(key)
         if status is None:
             raise FileNotFoundError(self.describe(key))
-        return _Remote(self, key, status["size"])
+        yield _Remote(self, key, status["size"])
 
     def size(self, key: str) -> int | None:
         status = self._head(key)
@@ -202,11 +203,17 @@ class _Remote:
         self.size = size
 
     def tail(self, length: int) -> np.ndarray:
-        start = max(0, self.size - length)
-        return self.ranges([(start, self.size)])[0] if start < self.size else np.empty(0, np.uint8)
+        data = np.empty(min(length, self.size), np.uint8)
+        self.fill([(self.size - len(data), [data])] if len(data) else [])
+        return data
 
-    def ranges(self, ranges: Sequence[tuple[int, int]]) -> Sequence[np.ndarray]:
-        return self._objects.read_ranges(self._key, ranges) if ranges else []
+    def fill(self, pieces: Sequence[Piece]) -> None:
+        lengths = [sum(map(len, buffers)) for _, buffers in pieces]
+        ranges = [(offset, offset + length) for (offset, _), length in zip(pieces, lengths, strict=True)]
+        found = self._objects.read_ranges(self._key, ranges) if ranges else []
+        for (_, buffers), data in zip(pieces, found, strict=True):
+            for buffer in buffers:
+                buffer[:], data = data[: len(buffer)], data[len(buffer) :]
 
 
 def _name(path: str) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+# Kinds of groups with a row a slot; a text set, the one other kind, lies below its CLIP group.
+KINDS = ("frames", "clip", "pose", "video", "posefeat")
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,17 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Bytes a video."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Modality:
     """A group of arrays with its own commits.
 
-    ``kind`` is ``frames``, ``clip``, ``pose``, ``video`` or ``text``; ``record`` holds everything that changes the
-    numbers (resolved model config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the
-    group's id is the short ``name`` and a hash of the record, so the same numbers always get the same id. The arrays of
-    a text set have no row a slot: their shapes are complete, and ``parent`` is the path of the CLIP group they belong
-    to.
+    ``kind`` is one of ``KINDS`` or ``text``; ``record`` holds everything that changes the numbers (resolved model
+    config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the group's id is the short
+    ``name`` and a hash of the record, so the same numbers always get the same id. The arrays of a text set have no row
+    a slot: their shapes are complete, and ``parent`` is the path of the CLIP group they belong to.
     """
 
     kind: str
@@ -57,7 +61,7 @@ class Modality:
     arrays: Mapping[str, ArraySpec] = field(default_factory=dict)
     parent: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         return f"{slug(self.name)}-{record_hash(self.record)[:8]}"
 

@@ -11,6 +11,7 @@ two against each other.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import google_crc32c
@@ -65,16 +66,25 @@ def read_rows(
     nbytes = spec.nbytes
     if (lengths[present] != nbytes + _CRC_BYTES).any() or (stops[present] > blob.size).any():
         raise DamagedShardError("a row does not lie inside its shard")
+    places = np.arange(len(positions)) if places is None else np.asarray(places, np.int64)
+    out[places[offsets == _ABSENT]] = spec.fill
     target = out.reshape(len(out), -1).view(np.uint8)
-    targets = np.arange(len(positions)) if places is None else np.asarray(places, np.int64)
-    out[targets[offsets == _ABSENT]] = spec.fill
-    found = blob.ranges([(int(offsets[number]), int(stops[number])) for number in present])
-    for number, row in zip(present, found, strict=True):
-        copy = target[targets[number]]
-        copy[:] = row[:nbytes]
-        # The copy is checked, not the mapping, so that what is returned is what was checked.
-        if _crc(copy) != row[nbytes:].tobytes():
-            raise DamagedShardError(f"row {positions[int(number)]} has a wrong checksum")
+    found = places[present].tolist()
+    sums = np.empty((len(found), _CRC_BYTES), np.uint8)
+    buffers = [buffer for place, given in zip(found, sums, strict=True) for buffer in (target[place], given)]
+    # Rows that follow on each other in the shard are one piece.
+    first = np.flatnonzero(np.append(True, offsets[present][1:] != stops[present][:-1])).tolist() if found else []
+    blob.fill(
+        [
+            (int(offsets[present[begin]]), buffers[2 * begin : 2 * end])
+            for begin, end in itertools.pairwise([*first, len(found)])
+        ]
+    )
+    # What was read is checked where it lies now, so that what is returned is what was checked.
+    target.flags.writeable = False  # google_crc32c takes read-only buffers alone
+    wrong = np.flatnonzero(sums.view("<u4")[:, 0] != [google_crc32c.value(target[place]) for place in found])
+    if len(wrong):
+        raise DamagedShardError(f"row {positions[int(present[wrong[0]])]} has a wrong checksum")
 
 
 def encode_chunk(spec: ArraySpec, values: np.ndarray) -> bytes | None:

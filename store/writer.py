@@ -111,7 +111,8 @@ def _committed_rows(
             raise corrupt(objects, f"the hashes of {objects.describe(key)} are damaged")
         if commit is not None and rows and key in commit.objects:
             positions = [row.slot - shard * shard_len for row in rows]
-            read_rows(objects.open(key), spec, shard_len, positions, arrays[name])
+            with objects.open(key) as blob:
+                read_rows(blob, spec, shard_len, positions, arrays[name])
     return rows, arrays
 
 

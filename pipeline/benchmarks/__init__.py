@@ -26,7 +26,16 @@ __all__ = ["PARTS", "QUICK", "BenchmarkConfig", "Comparison", "Report", "run_ben
 
 PARTS = ("decode", "clip", "pose", "extract", "store", "head", "scale", "growth")
 QUICK = BenchmarkConfig(
-    videos=8, rounds=1, steady_clips=64, models=("ViT-B-32",), store_videos=512, units=100, growth_videos=128
+    videos=8,
+    rounds=1,
+    steady_clips=64,
+    models=("ViT-B-32",),
+    store_videos=512,
+    train=714,
+    test=306,
+    seeds=1,
+    units=100,
+    growth_videos=128,
 )
 RANDOM_WEIGHTS = "All models have random weights of real size: speed does not depend on what weights say."
 

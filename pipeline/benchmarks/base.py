@@ -28,9 +28,13 @@ class BenchmarkConfig:
     steady_clips  that ours extracts to see what a clip costs without start-up: the same videos again and again
     models        CLIP models, all with random weights; the first one also extracts
     engines       of the extraction
-    train, test   videos of the made-up split that heads are trained on: as many as HMDB51's
+    train, test   videos of the made-up splits that heads are trained on: as many as HMDB51's
     head_frames   T of the head
-    epochs        of the head; the plain loop trains for ``plain_epochs`` of them, and its seconds are scaled up
+    heads         that are trained
+    epochs        of a head; the plain loop trains for ``plain_epochs`` of them, and its seconds are scaled up
+    head_seconds  that a head may take to be trained for all epochs; of one that would take longer two are timed
+    seeds         of each of three splits, all trained together and one by one, for one epoch
+    together      heads that are trained so
     store_videos  of the made-up features that are stored and read: all of HMDB51, where memory and disk allow
     batches       of 256 random videos that are drawn in a round
     units         of the scheduling part, which also runs 4 and 16 times as many
@@ -49,7 +53,11 @@ class BenchmarkConfig:
     train: int = 3570
     test: int = 1530
     head_frames: int = 8
+    heads: tuple[str, ...] = ("mean", "vcs", "vilp", "pvcs", "pvcs-joint", "attn", "pose", "fuse")
     epochs: int = 30
+    head_seconds: float = 40.0
+    seeds: int = 5
+    together: tuple[str, ...] = ("vcs", "pvcs")
     plain_epochs: int = 1
     store_videos: int = 6766
     batches: int = 4

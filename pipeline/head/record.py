@@ -53,7 +53,7 @@ def make_result(
     summaries = summarise(predictions)
     record = selections.encoder_record(store, selection)
     trained = training.epochs > 0
-    complete, notes = completeness(store, coverage)
+    complete, notes = completeness(store, selection, coverage)
     notes = [*warnings, *notes]
     if selections.random_weights(store, selection):
         notes.append(RANDOM_VIDEO if config.encoder == "video" else RANDOM_WEIGHTS)
@@ -76,17 +76,21 @@ def make_result(
 
 
 def completeness(
-    store: FeatureStore, coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
+    store: FeatureStore, selection: Selection, coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
 ) -> tuple[bool, list[str]]:
-    """Whether every video of the splits took part, and a line that says what did not."""
+    """Whether every video of the splits took part, and a line that says what did not. Videos that several splits share
+    count once."""
     counts = [subset for by_subset in coverage.values() for subset in by_subset.values()]
     absent = selections.not_on_disk(store)
     if absent == 0 and all(c["used"] == c["expected"] for c in counts):
         return True, []
-    missing, quarantined = (sum(c[name] for c in counts) for name in ("missing", "quarantined"))
+    slots = {slot for split in coverage for slot in store.selected(int(split))}
+    left = slots - set(selections.usable_slots(store, selection))
+    quarantined = left & selections.quarantined_slots(store, selection)
     return False, [
-        f"incomplete dataset: {missing} videos missing and {quarantined} quarantined in the splits used, "
-        f"{absent} listed videos not on disk; do not compare with published figures"
+        f"incomplete dataset: of {len(slots)} videos in the splits used {len(left - quarantined)} are not extracted "
+        f"and {len(quarantined)} quarantined, {absent} listed ones are not on disk; do not compare with published "
+        "figures"
     ]
 
 

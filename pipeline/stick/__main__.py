@@ -24,6 +24,7 @@ NEW_SEED, NEW = 2000, SyntheticConfig(num_subjects=60)
 
 
 def main() -> None:
+    """Train the embedded CLIP, or measure the one that is shipped."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stick", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for the model; left out: measure the one that is shipped")
     parser.add_argument("--seed", type=int, default=StickConfig.seed, help="of weights, captions, order of frames")

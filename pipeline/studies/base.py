@@ -92,7 +92,8 @@ def outcomes(
 
 def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:
     """What a reader of a study has to know of its store."""
-    notes = completeness(job.store, {str(s): coverage(job.store, job.selection, s) for s in splits})[1]
+    counted = {str(split): coverage(job.store, job.selection, split) for split in splits}
+    notes = completeness(job.store, job.selection, counted)[1]
     if random_weights(job.store, job.selection):
         notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)
     return tuple(notes)
@@ -106,7 +107,7 @@ def settings_of(config: StudyConfig, job: Job, **more: Any) -> Mapping[str, Any]
         "split": config.split,
         "seeds": config.seeds,
         "to": config.to,
-        "training": config.training.to_dict(),
+        "training": config.training.on(job.device).to_dict(),
         "features": job.selection.to_dict(),
         "environment": dict(environment(job.device)),
         **more,

@@ -111,10 +111,12 @@ def check_folder(folder: Path, study: str) -> Path:
 
 
 def percent(value: float | None) -> str:
+    """A share in [0, 1] as per cent; nothing for None and NaN."""
     return "" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}"
 
 

@@ -83,18 +83,20 @@ def test_a_version_tells_whether_an_object_was_written(objects: Objects) -> None
 def test_parts_of_an_object(objects: Objects) -> None:
     data = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
     objects.put("a", data.tobytes())
-    blob = objects.open("a")
-    assert blob.size == 10_000
-    np.testing.assert_array_equal(blob.tail(20), data[-20:])
-    np.testing.assert_array_equal(blob.tail(20_000), data)
-    ranges = [(9_000, 9_001), (0, 17), (5, 4_000)]
-    for (start, stop), found in zip(ranges, blob.ranges(ranges), strict=True):
-        np.testing.assert_array_equal(found, data[start:stop])
-    assert list(blob.ranges([])) == []
+    first, second, third = (np.zeros(n, np.uint8) for n in (1, 17, 3_995))
+    with objects.open("a") as blob:
+        assert blob.size == 10_000
+        np.testing.assert_array_equal(blob.tail(20), data[-20:])
+        np.testing.assert_array_equal(blob.tail(20_000), data)
+        blob.fill([(9_000, [first]), (0, [second[:6], second[6:]]), (17, [third])])
+        blob.fill([])
+    np.testing.assert_array_equal(first, data[9_000:9_001])
+    np.testing.assert_array_equal(np.concatenate([second, third]), data[:4_012])
     objects.put("empty", b"")
-    assert (objects.open("empty").size, len(objects.open("empty").tail(4))) == (0, 0)
-    with pytest.raises(FileNotFoundError):
-        objects.open("nowhere/x")
+    with objects.open("empty") as blob:
+        assert (blob.size, len(blob.tail(4))) == (0, 0)
+    with pytest.raises(FileNotFoundError), objects.open("nowhere/x"):
+        pass
 
 
 def test_a_swap_needs_what_it_expects(objects: Objects) -> None:

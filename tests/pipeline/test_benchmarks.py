@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ import pytest
 import torch
 import videos
 
+import pipeline.benchmarks.head as head_part
 import pipeline.benchmarks.store as store_part
 from pipeline.benchmarks import PARTS, BenchmarkConfig, Comparison, growth, run_benchmarks
 from pipeline.benchmarks.base import Row, compare, make_row
@@ -34,14 +36,15 @@ from pipeline.benchmarks.extract import (
     copies,
 )
 from pipeline.benchmarks.formats import MadeUp, NpyFiles
-from pipeline.benchmarks.head import trimmed_words
+from pipeline.benchmarks.head import TIMED, trimmed_words
 from pipeline.benchmarks.kernels import run_kernels
-from pipeline.benchmarks.made_up import make_split, write_files, write_store
+from pipeline.benchmarks.made_up import make_splits, write_files, write_store
 from pipeline.benchmarks.plain import decode_naive
 from pipeline.benchmarks.plain_head import PlainVcs, train
 from pipeline.benchmarks.scale import CPU, WALL, measure
 from pipeline.head.functional import vcs_logits
 from pipeline.head.text import text_side
+from pipeline.head.train import EpochReport
 from pipeline.progress import Progress
 from store.errors import UsageError
 from store.reader import FeatureStore
@@ -160,7 +163,7 @@ def test_lowest_cosine() -> None:
 @pytest.mark.slow
 def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
     pytest.importorskip("mmpose")
-    report = run_benchmarks(["sound"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
+    report = run_benchmarks(["pose"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
     (comparison,) = report.comparisons
     check(comparison, count=8, rounds=2)
     assert {row.name: row.columns["persons"] for row in comparison.rows} == {"mmpose's inferencer": 16, "ours": 16}
@@ -246,21 +249,56 @@ def test_a_way_that_gives_other_rows_is_not_timed(tmp_path: Path) -> None:
 
 
 def test_head_part(clips: ClipSet, tmp_path: Path) -> None:
-    report = run_benchmarks(["head"], out=tmp_path, config=TINY, clips=clips)
-    (comparison,) = report.comparisons
-    check(comparison, count=204, rounds=2)
+    report = run_benchmarks(["head"], out=tmp_path, config=replace(TINY, seeds=2, head_seconds=1e9), clips=clips)
+    against, every, *many = report.comparisons
+    check(against, count=204, rounds=2)
+    assert [row.name for row in against.rows] == ["plain loop, vcs, 1 of 2 epochs", "ours, vcs"]
+    check(every, count=204, rounds=1)
+    assert [row.name for row in every.rows] == list(TINY.heads)
+    assert all(row.columns[TIMED] == 2 for row in every.rows)
+    for comparison in many:
+        check(comparison, count=6, rounds=1)
     written = json.loads(report.table.read_text())
     assert written == json.loads(json.dumps(report.to_dict()))
     assert written["machine"]["cores"] > 0
     assert "random weights" in written["notes"][0]
-    assert [row["name"] for row in written["comparisons"][0]["rows"]] == [
-        "plain loop, vcs, 1 of 2 epochs", "ours, vcs",
-    ]  # fmt: skip
     assert report.picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("allowed", "timed", "training"), [(29.0, 2, 30.0), (31.0, 10, 21.0)])
+def test_a_head_that_is_slow_is_timed_for_two_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, timed: int, training: float
+) -> None:
+    """Its first epoch takes five seconds and the second three; all ten take 21, and everything else one."""
+    seconds = {2: (5.0, 8.0), 10: (5.0, *np.linspace(7, 21, 9))}
+    now = 0.0
+
+    def train_head(store: Path, *, epochs: int, progress: Callable[[EpochReport], None], **_: object) -> None:
+        nonlocal now
+        for number, end in enumerate(seconds[epochs]):
+            progress(EpochReport(1, 0, number + 1, epochs, 0.0, end))
+        now += 1 + seconds[epochs][-1]
+
+    monkeypatch.setattr(head_part, "train_head", train_head)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    found = head_part.time_head("fuse", tmp_path, replace(TINY, epochs=10, head_seconds=allowed), tmp_path / "run")
+    assert found == head_part.HeadTimes(training, 1.0, timed)
+    assert found.seconds == training + 1
+
+
+def test_splits_that_are_made_up_share_no_test_video(tmp_path: Path) -> None:
+    write_store(make_splits(102, 51, 2, splits=3), tmp_path / "store")
+    store = FeatureStore.open(tmp_path / "store")
+    tested = [set(store.selected(split, "test")) for split in (1, 2, 3)]
+    assert [len(slots) for slots in tested] == [51, 51, 51]
+    assert len(set.union(*tested)) == 153
+    for split, slots in zip((1, 2, 3), tested, strict=True):
+        trained = set(store.selected(split, "train"))
+        assert (len(trained), len(trained & slots)) == (102, 0)
+
+
 def test_plain_head_computes_vcs_on_the_same_words(tmp_path: Path) -> None:
-    split = make_split(51, 51, 8)
+    split = make_splits(51, 51, 8)
     write_store(split, tmp_path / "store")
     text = FeatureStore.open(tmp_path / "store").text()
     words, mask = trimmed_words(split)
@@ -273,7 +311,7 @@ def test_plain_head_computes_vcs_on_the_same_words(tmp_path: Path) -> None:
 
 
 def test_plain_head_learns(tmp_path: Path) -> None:
-    split = make_split(510, 51, 4)
+    split = make_splits(510, 51, 4)
     write_files(split, tmp_path / "files")
     words, mask = trimmed_words(split)
     # Class embeddings that mean nothing: what is learnt is learnt from the files.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from store import StoreError
 from store.objects import Blob, LocalObjects
 from store.schema import ArraySpec
 from store.shards import DamagedShardError, encode_chunk, encode_shard, read_chunk, read_rows
@@ -58,7 +62,7 @@ def test_bytes_equal_those_of_zarr(dtype: str, shape: tuple[int, ...], kept: lis
     assert encode_chunk(whole, rows) == zarr_bytes(whole, rows, sharded=False)
 
 
-def opened(path: Path) -> Blob:
+def opened(path: Path) -> AbstractContextManager[Blob]:
     return LocalObjects(path.parent).open(path.name)
 
 
@@ -71,8 +75,36 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     rows[2] = np.nan
     (tmp_path / "s").write_bytes(encode_shard(SPEC, rows) or b"")
     out = np.empty((3, 3, 5), "float16")
-    read_rows(opened(tmp_path / "s"), SPEC, 4, [3, 2, 0], out)
+    with opened(tmp_path / "s") as blob:
+        read_rows(blob, SPEC, 4, [3, 2, 0], out)
     np.testing.assert_array_equal(out, rows[[3, 2, 0]])
+
+
+@pytest.mark.parametrize("most", [1, 7, 33])
+def test_a_system_that_gives_less_than_was_asked_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    def grudging(descriptor: int, buffers: Sequence[np.ndarray], offset: int) -> int:
+        return preadv(descriptor, [next(buffer for buffer in buffers if len(buffer))[:most]], offset)
+
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", grudging)
+    (tmp_path / "s").write_bytes(encode_shard(SPEC, ROWS) or b"")
+    out = np.empty_like(ROWS)
+    with opened(tmp_path / "s") as blob:
+        read_rows(blob, SPEC, 4, range(4), out)
+    np.testing.assert_array_equal(out, ROWS)
+
+
+def test_a_file_that_is_cut_while_it_is_read_ends_in_an_error(tmp_path: Path) -> None:
+    def cut_and_read() -> None:
+        with opened(tmp_path / "s") as blob:
+            os.truncate(tmp_path / "s", 10)
+            blob.fill([(0, [np.empty(20, np.uint8)])])
+
+    (tmp_path / "s").write_bytes(encode_shard(SPEC, ROWS) or b"")
+    with pytest.raises(StoreError, match="has become shorter"):
+        cut_and_read()
 
 
 def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> None:
@@ -81,11 +113,11 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> N
     out = np.empty_like(ROWS)
     for position in range(len(data)):
         (tmp_path / "s").write_bytes(data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :])
-        with pytest.raises(DamagedShardError):
-            read_rows(opened(tmp_path / "s"), SPEC, 4, range(4), out)
+        with pytest.raises(DamagedShardError), opened(tmp_path / "s") as blob:
+            read_rows(blob, SPEC, 4, range(4), out)
         (tmp_path / "t").write_bytes(data[:position])
-        with pytest.raises(DamagedShardError):
-            read_rows(opened(tmp_path / "t"), SPEC, 4, range(4), out)
+        with pytest.raises(DamagedShardError), opened(tmp_path / "t") as blob:
+            read_rows(blob, SPEC, 4, range(4), out)
 
 
 def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
@@ -93,7 +125,8 @@ def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
     data = encode_chunk(spec, ROWS)
     assert data is not None
     (tmp_path / "s").write_bytes(data)
-    np.testing.assert_array_equal(read_chunk(opened(tmp_path / "s"), spec), ROWS)
+    with opened(tmp_path / "s") as blob:
+        np.testing.assert_array_equal(read_chunk(blob, spec), ROWS)
     (tmp_path / "s").write_bytes(data[:7] + b"?" + data[8:])
-    with pytest.raises(DamagedShardError):
-        read_chunk(opened(tmp_path / "s"), spec)
+    with pytest.raises(DamagedShardError), opened(tmp_path / "s") as blob:
+        read_chunk(blob, spec)

@@ -19,7 +19,7 @@ import torch
 import zarr
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from store import FeatureStore, MissingError, StoreError, UsageError
+from store import FeatureStore, MissingError, StoreError, UsageError, reader
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
 from store.lease import Part, hold
 from store.objects import LocalObjects
@@ -105,6 +105,22 @@ def test_a_list_of_indices_gives_a_whole_batch_in_its_order(tmp_path: Path) -> N
     loader = DataLoader(dataset, batch_size=None, sampler=BatchSampler(SequentialSampler(dataset), 4, drop_last=False))
     sizes = [batch["cls"].shape[0] for batch in loader]
     assert (len(sizes), max(sizes), sum(sizes)) == (-(-len(dataset) // 4), 4, len(dataset))
+
+
+def test_shards_that_are_read_together_give_the_same_and_leave_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.build(tmp_path / "s", the_plan=stores.plan(30))
+    store = FeatureStore.open(tmp_path / "s")
+    alone = store.load(arrays=("cls",))
+    monkeypatch.setattr(reader, "_TOGETHER", 1)
+    before = len(os.listdir("/proc/self/fd"))
+    assert torch.equal(store.load(arrays=("cls",))["cls"], alone["cls"])
+    shard = tmp_path / "s" / stores.CLIP.path / "cls" / "c.5.0.0.0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"c\.5\.0\.0\.0 is damaged"):
+        store.load(arrays=("cls",))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_an_official_split_with_missing_videos_is_marked(make_store, tmp_path):
     assert any(warning.startswith("incomplete dataset") for warning in result.warnings)
 
 
+def test_videos_that_splits_share_are_missed_once(make_store, tmp_path):
+    made = make_store(quarantined_class=1)
+    result = train_head(made.open(), head="vcs", split="all", out=tmp_path / "run", **FAST)
+    assert sum(subset["quarantined"] for split in result.coverage.values() for subset in split.values()) == 30
+    (warning,) = (line for line in result.warnings if line.startswith("incomplete dataset"))
+    assert "of 60 videos in the splits used 0 are not extracted and 15 quarantined, 0 listed ones are not on" in warning
+
+
 def test_usage_errors(make_store, tmp_path):
     store = make_store().open()
     with pytest.raises(UsageError, match="split is 3; allowed: 1, 2, all"):
