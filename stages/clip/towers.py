@@ -92,14 +92,18 @@ class VitTokens:
         result = {"cls": embed(self.visual, images).half()}
         patches = self._heard.tokens[:, 1:]
         if "value" in self.tokens:
-            tokens = self.visual.ln_post(self._value(self._last.ln_1(patches)))
-            result["value"] = (self._pool(tokens) @ self.visual.proj).half()
+            result["value"] = self.value_tokens().half()
         if "penult" in self.tokens:
             result["penult"] = self._pool(layer_norm(patches.float(), patches.shape[-1:], eps=EPS)).half()
         if "last" in self.tokens:
             tokens = self.visual.ln_post(self._heard.output[:, 1:])
             result["last"] = (self._pool(tokens) @ self.visual.proj).half()
         return result
+
+    def value_tokens(self) -> Tensor:
+        """``value`` of the images that this thread has embedded last, in the precision of the tower."""
+        tokens = self.visual.ln_post(self._value(self._last.ln_1(self._heard.tokens[:, 1:])))
+        return self._pool(tokens) @ self.visual.proj
 
     def _value(self, normed: Tensor) -> Tensor:
         """The attention branch where every token attends to itself alone; [B, L, W]."""
