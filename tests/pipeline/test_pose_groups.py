@@ -236,7 +236,7 @@ def test_people_are_found_in_real_clips(shared: Path, tmp_path: Path) -> None:
         pose_weights=str(weights / "movenet_lightning/movenet_lightning_int8_dequantized.onnx"),
     )
     extract(config)
-    store = FeatureStore.open(config.store_path)
+    store = FeatureStore.open(tmp_path / "store")
     group = store.group("pose")
     seen = look(store, group, store.usable([group]))
     assert seen.detection_rate > 0.85
