@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import default_root
+from pipeline.datasets import DATASETS, default_root
 from stages.clip.config import DEFAULT_TOKENS
 from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
@@ -239,15 +239,13 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     from store.sealed import get_sealed
 
     if store is None and "dataset" not in given:
-        raise UsageError(
-            "dataset is not given; allowed: ucf101, hmdb51, folder, manifest, synthetic (or --store of a store)"
-        )
+        raise UsageError(f"dataset is not given; allowed: {', '.join(DATASETS)} (or --store of a store)")
+    if "dataset" in given:
+        one_of("dataset", given["dataset"], DATASETS)
     url = store if store is not None else f"stores/{given['dataset']}"
     facts = get_sealed(open_objects(url), STORE)
     if facts is None and "dataset" not in given:
-        raise UsageError(
-            f"no feature store at {url} and no --dataset; allowed: ucf101, hmdb51, folder, manifest, synthetic"
-        )
+        raise UsageError(f"no feature store at {url} and no --dataset; allowed: {', '.join(DATASETS)}")
     recipe = dict(facts["source"]) if facts else {}
     if "modalities" not in given:
         recipe.pop("modalities", None)

@@ -154,6 +154,7 @@ class MadeUpStore:
         misled=1.0,
         marked_boxes=None,
         movements=False,
+        files=None,
         second_clip=False,
         second_pose=False,
         video=False,
@@ -162,7 +163,7 @@ class MadeUpStore:
         self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
         self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
         self.heatmap_clip, self.persons, self.marked_boxes = heatmap_clip, persons, marked_boxes
-        self.movements = movements
+        self.movements, self.files = movements, files or {}
         self.labels = np.arange(self.videos) % 4
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
         self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
@@ -243,7 +244,14 @@ class MadeUpStore:
                 slots = self.plan.slots_of(shard)
                 lost = self.labels[slots] == self.quarantined_class
                 rows = [
-                    CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
+                    CommitRow(
+                        slot,
+                        "quarantined" if gone else "ok",
+                        source_sha256=self.files.get(slot, f"hash{slot}"),
+                        width=320,
+                        height=240,
+                        frames=FRAMES,
+                    )
                     for slot, gone in zip(slots, lost, strict=True)
                 ]
                 arrays = {n: a for n, a in make(classes, np.array(slots)).items() if n in modality.arrays}

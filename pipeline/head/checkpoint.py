@@ -117,6 +117,7 @@ class Held:
 
 
 def held_name(split: int, seed: int) -> str:
+    """File of the head that was trained without the held-out videos of a split, in the directory of a run."""
     return f"split{split}-seed{seed}-held.safetensors"
 
 

@@ -66,6 +66,7 @@ def check_place(directory: str | os.PathLike[str]) -> None:
 
 
 def is_fused(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds a fusion of runs."""
     return (Path(directory) / RECORD).is_file()
 
 

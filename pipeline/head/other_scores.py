@@ -49,6 +49,7 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def first_seed(run: RunResult) -> int:
+    """The smallest seed that a run was trained with."""
     return min(score.seed for score in run.scores)
 
 
@@ -235,6 +236,10 @@ def other_scores(
     device: str,
     progress: Progress | None,
 ) -> OtherScores:
+    """What is fused with the scores of a run: those of another run, of a store's skeleton network, or of score files.
+
+    Raises ``UsageError`` where it is none of them or has other classes, ``MissingError`` where it is gone.
+    """
     paths = [Path(path) for path in other]
     named = str(other[0])
     if len(paths) == 1 and not paths[0].exists() and named.split("/")[0] == "posefeat":

@@ -125,10 +125,14 @@ class ClipEncoder:
         """How frames come to the device, and features back."""
         return Transfer(self.device)
 
+    @property
+    def _parallel(self) -> int:
+        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
+        return self.config.num_threads if self.device.type == "cpu" else 1
+
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        count = self.config.num_threads if self.device.type == "cpu" else 1
-        return ThreadPoolExecutor(count, "clip", initializer=torch.set_num_threads, initargs=(1,))
+        return ThreadPoolExecutor(self._parallel, "clip", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B clips. Their frames are a multiple of T, evenly spaced, and any size."""
@@ -137,7 +141,7 @@ class ClipEncoder:
         specs = self.modality().arrays
         if not clips:
             return {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs.items()}
-        ahead = 2 * self.config.num_threads
+        ahead = 2 * self._parallel
         blocks = chain.from_iterable(map_ahead(self._threads, self._inputs, clips, ahead=ahead))
         batches = fixed_batches(blocks, self.config.batch_size, DTYPES[self.config.precision])
         parts = list(map_ahead(self._threads, self._encode, batches, ahead=ahead))

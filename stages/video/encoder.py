@@ -84,10 +84,14 @@ class VideoEncoder:
     def _transfer(self) -> Transfer:
         return Transfer(self.device)
 
+    @property
+    def _parallel(self) -> int:
+        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
+        return self.config.num_threads if self.device.type == "cpu" else 1
+
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        count = self.config.num_threads if self.device.type == "cpu" else 1
-        return ThreadPoolExecutor(count, "video", initializer=torch.set_num_threads, initargs=(1,))
+        return ThreadPoolExecutor(self._parallel, "video", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B videos, each with the frames of its K clips, of any size."""
@@ -96,7 +100,7 @@ class VideoEncoder:
         shape = (self.config.num_clips, self.config.recipe.width)
         if not clips:
             return {"video_embedding": np.empty((0, *shape), np.float16)}
-        ahead = self.config.num_threads
+        ahead = self._parallel
         blocks = map_ahead(self._threads, self._input, chain.from_iterable(map(self._cut, clips)), ahead=ahead)
         batches = fixed_batches(blocks, self.config.batch_size, DTYPES[self.config.precision])
         parts = list(map_ahead(self._threads, self._encode, batches, ahead=ahead))

@@ -225,6 +225,7 @@ def test_a_failing_command_is_not_timed() -> None:
         _all_done("a script", 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_store_part(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_part, "BATCH", 8)

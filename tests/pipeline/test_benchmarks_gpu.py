@@ -113,10 +113,15 @@ def test_a_failing_way_costs_its_row_alone(tmp_path: Path) -> None:
         ModuleNotFoundError(name="av.x"),
     ):
         made.time("g", "n", lambda error=error: fails(error), count=1, unit="things")
+    made.figures("g", "n", lambda: {"cosine": float("nan"), "other": 1})
     made.time("g", "n", lambda: lambda: 1, count=6, unit="things", check=lambda found: {"found": found})
     assert [row.problem for row in rows] == [
-        "out of memory on cpu", "ValueError: no luck", "needs av, which is not installed", "",
-    ]  # fmt: skip
+        "out of memory on cpu",
+        "ValueError: no luck",
+        "needs av, which is not installed",
+        "ValueError: cosine is nan",
+        "",
+    ]
     assert rows[-1].columns == {"found": 1}
     assert len(rows[-1].seconds) == 1  # longer than the seconds that it may take
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -178,6 +179,42 @@ def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None
     features = store.load(arrays=("cls", "keypoints"), frames=4, pose="plain")
     assert features.pose_frames is not None
     np.testing.assert_array_equal(index[8][:, features.pose_frames.numpy()], index[4])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
+def test_mmpose_is_added_to_a_store(small_videos: Path, with_pose: Path, tmp_path: Path, vilp: Vilp) -> None:
+    """By the command of the docs, in two goes: a new group beside the others, whose files stay as they are, of the same
+    frames, and with the numbers of a run in one go."""
+    before = files(with_pose)
+    models = "rtmdet_nano_320-8xb32_coco-person,rtmpose-t_8xb256-420e_coco-256x192"
+    flags = {"pose": "mmpose", "pose_config": models, "det_weights": "none", "pose_weights": "none"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    extract(resolve(str(with_pose), {**flags, "modalities": ["pose"], "device": "cpu"}), only_shards=[0, 2])
+    status = {row["path"]: row for row in store_status(str(with_pose))["groups"]}
+    (path,) = (path for path in status if path.startswith("pose/mmpose-rtmpose-t"))
+    assert (status[path]["committed"], status[path]["left"]) == (4, 3)
+    done = vilp("extract", "--store", with_pose, "--modality", "pose", "--device", "cpu", "--json", *options)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["executed"] == 3
+    rows = vilp("status", "--store", with_pose).out.splitlines()
+    counts = {line.split()[0]: line.split()[1:5] for line in rows if line.startswith("  pose/")}
+    assert counts[path] == ["7", "1", "1", "0"]  # committed, partial, quarantined, left
+
+    passing = ("_tables/lease", "_tables/heartbeats", "_tables/quarantine", "_tables/configs", "zarr.json")
+    added = files(with_pose)
+    kept = {name: data for name, data in before.items() if not name.startswith(passing)}
+    assert {name: added[name] for name in kept} == kept
+
+    at_once = tmp_path / "at-once"
+    extract(small_config(small_videos, at_once, pose_frames=8, device="cpu", **flags))
+    want, stored = FeatureStore.open(at_once).load(arrays=("cls", "keypoints", "boxes")), FeatureStore.open(with_pose)
+    found = stored.load(arrays=("cls", "keypoints", "boxes"), pose=path.partition("/")[2])
+    assert found.video_ids == want.video_ids
+    for name in want.tensors:
+        np.testing.assert_array_equal(found[name], want[name])
+    assert (found["boxes"][..., 4] > 0).any()
+    assert not verify_store(LocalObjects(with_pose)).problems
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from extractions import small_config
 
-from pipeline import predict
+from pipeline import posefeat, predict
+from pipeline.config import ExtractConfig
 from pipeline.extraction import extract
 from pipeline.head import fused, late, late_fusion, train_head
 from pipeline.head.checkpoint import PREDICTIONS
@@ -22,7 +23,7 @@ FAST = {"frames": 2, "epochs": 3, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def made(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, a run of each head with two seeds, and both fused with weight 2."""
+    """A store, a run of each head with two seeds, and both fused with weight 2: as runs, and by way of the store."""
     root = tmp_path_factory.mktemp("late")
     extract(small_config(small_videos, root / "store", pose=CODE[0], pose_frames=8))
     store = FeatureStore.open(root / "store")
@@ -30,9 +31,12 @@ def made(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_head(store, head=head, seeds=2, out=root / head, **FAST)
     with pytest.MonkeyPatch.context() as patch:
         # There are too few videos to hold some out.
-        patch.setattr(late, "inner_split", lambda labels, sources: (np.arange(len(labels)), np.arange(len(labels))))
+        for module in (late, posefeat):
+            patch.setattr(module, "inner_split", lambda labels, sources: (np.arange(len(labels)),) * 2)
         patch.setattr(late, "choose_weight", lambda *_: (2.0, {"2": 1.0}))
         write_fused(root / "late", late_fusion(root / "vcs", [root / "poseconv"], device="cpu"))
+        extract(ExtractConfig(store=str(root / "store"), modalities=("posefeat",), posefeat=(str(root / "poseconv"),)))
+        write_fused(root / "stored", late_fusion(root / "vcs", ["posefeat"], device="cpu"))
     return root
 
 
@@ -52,11 +56,12 @@ def recorded(folder: Path) -> tuple[list[str], np.ndarray]:
     return names, softmax(logits).mean(axis=0)
 
 
-def test_scores_are_those_of_the_evaluation(made: Path, small_videos: Path) -> None:
+@pytest.mark.parametrize("by", ["late", "stored"])
+def test_scores_are_those_of_the_evaluation(made: Path, small_videos: Path, by: str) -> None:
     store = FeatureStore.open(made / "store")
     paths = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "path")), strict=True))
-    names, expected = recorded(made / "late")
-    found = predict([small_videos / paths[name] for name in names], run=made / "late", code=CODE)
+    names, expected = recorded(made / by)
+    found = predict([small_videos / paths[name] for name in names], run=made / by, code=CODE)
     np.testing.assert_allclose(found.scores, expected, atol=1e-6)
     assert found.head == "vcs with poseconv"
     assert [video.classes[0][0] for video in found.videos] == [store.class_names[i] for i in expected.argmax(axis=1)]

@@ -29,6 +29,44 @@ def rows(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {name: sorted(row, key=lambda event: event["ts"]) for name, row in found.items()}
 
 
+def check_format(events: object) -> None:
+    """What Perfetto's importer takes of the Trace Event Format's JSON array; anything else it drops and only counts
+    among its errors. Times are in microseconds."""
+    assert isinstance(events, list)
+    known = {"M": {"name", "ph", "pid", "args"}, "X": {"name", "ph", "pid", "tid", "ts", "dur", "args"}}
+    named = set()
+    for event in events:
+        assert known[event["ph"]] <= set(event), event
+        assert isinstance(event["name"], str)
+        assert all(type(event.get(key, 0)) is int for key in ("pid", "tid", "ts", "dur"))
+        assert event.get("dur", 0) >= 0
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "thread_name")
+            assert list(event["args"]) == ["name"]
+            assert event["args"]["name"]
+            assert ("tid" in event) == (event["name"] == "thread_name")
+            named.add((event["pid"], event.get("tid")))
+        else:  # a row is named before its first event, and the process before all
+            assert {(event["pid"], None), (event["pid"], event["tid"])} <= named
+
+
+def test_an_event_that_perfetto_would_drop_is_noticed() -> None:
+    process = {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "p"}}
+    thread = {"name": "thread_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": "t"}}
+    call = {"name": "clip", "ph": "X", "pid": 1, "tid": 1, "ts": 0, "dur": 3, "args": {}}
+    check_format([process, thread, call])
+    broken = [
+        {"traceEvents": [process, thread, call]},
+        [process, call, thread],
+        [process, thread, {**call, "ts": 1.5}],
+        [process, thread, {**call, "ph": "B"}],
+        [process, thread, {key: value for key, value in call.items() if key != "dur"}],
+    ]
+    for events in broken:
+        with pytest.raises((AssertionError, KeyError)):
+            check_format(events)
+
+
 @pytest.mark.usefixtures("workers_find_the_tests")
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_every_stage_call_is_an_event_on_the_row_of_its_worker(small_videos: Path, tmp_path: Path, engine: str) -> None:
@@ -36,6 +74,7 @@ def test_every_stage_call_is_an_event_on_the_row_of_its_worker(small_videos: Pat
     with Trace(tmp_path / "trace.json") as trace:
         summary = extract(config, trace=trace)
     events = json.loads((tmp_path / "trace.json").read_text())
+    check_format(events)
     found = rows(events)
     wall = summary.profile["seconds"]  # type: ignore[index]
     for name, row in found.items():
@@ -78,7 +117,9 @@ def test_events_from_many_threads_make_one_file(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    found = rows(json.loads((tmp_path / "trace.json").read_text()))
+    events = json.loads((tmp_path / "trace.json").read_text())
+    check_format(events)
+    found = rows(events)
     assert {name: len(row) for name, row in found.items()} == {f"clip_{number}": 200 for number in range(4)}
     assert found["clip_0"][0]["args"]["videos"] == ['\udcff\n"']
     for row in found.values():

@@ -505,6 +505,23 @@ def test_results_do_not_depend_on_the_other_clips(estimator: TopDownEstimator) -
     np.testing.assert_array_equal(together[2][3].keypoints, together[0][2].keypoints)
 
 
+def test_batches_cross_persons_frames_and_videos(estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven different frames of three clips are two batches of the detector, their 14 persons four of the other."""
+    calls = []
+
+    def counted(model: torch.nn.Module, inputs: Any, samples: list[Any]) -> list[Any]:
+        calls.append((type(model).__name__, len(samples)))
+        return run(model, inputs, samples)
+
+    run = models.run
+    monkeypatch.setattr(models, "run", counted)
+    first, second = [noise(96, 128, seed) for seed in range(3)], [noise(90, 70, seed) for seed in range(3, 6)]
+    repeating = clip(2, noise(60, 80, 6), noise(60, 80, 6), indices=[0, 0])
+    found = estimator([clip(0, *first), clip(1, *second), repeating])
+    assert [len(persons) for frames in found for persons in frames] == [2] * 8
+    assert calls == [("RTMDet", 4)] * 2 + [("TopdownPoseEstimator", 4)] * 4
+
+
 def test_frames_without_persons(estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [np.zeros((0, 5), np.float32), np.array([[5, 5, 60, 90, 0.9]], np.float32), np.zeros((0, 5), np.float32)]
     monkeypatch.setattr(estimator, "detect", lambda frames: found[: len(frames)])

@@ -13,6 +13,7 @@ from stages.batching import resolve_device
 
 
 def main(task: str) -> None:
+    """Run the part of a task, and write each row as soon as it is there. Where that fails, exit with a line of why."""
     given = json.loads(task)
     with Path(given["rows"]).open("a") as file:
 

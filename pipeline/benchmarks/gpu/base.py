@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class GpuConfig:
     """
 
     matrices: tuple[int, ...] = (4096, 8192, 16384)
-    megabytes: int = 1024
+    megabytes: int = 512
     models: tuple[str, ...] = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
     profiled: str = "ViT-B-16"
     batches: tuple[int, ...] = (32, 256)
@@ -71,6 +72,7 @@ class GpuConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GpuConfig:
+        """The inverse of ``to_dict``, of what JSON makes of it too."""
         given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
         return cls(**given)
 
@@ -151,6 +153,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The inverse of ``to_dict``, of what JSON makes of it too."""
         given = {**values, "seconds": tuple(values["seconds"]), "need": Need(**values["need"])}
         return cls(**given)
 
@@ -207,7 +210,10 @@ class Bench:
                 raise TimeoutError("not run, the time of this part was up")
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
-            row = fill()
+            filled = fill()
+            if wrong := [f"{name} is {value}" for name, value in filled.columns.items() if not math.isfinite(value)]:
+                raise ValueError(", ".join(wrong))
+            row = filled
         except torch.OutOfMemoryError:
             row = dataclasses.replace(row, problem=f"out of memory on {self.device}")
         except Exception as error:  # whatever it is, it costs this row alone

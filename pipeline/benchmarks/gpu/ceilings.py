@@ -51,6 +51,7 @@ class Ceilings:
 
 
 def run(bench: Bench) -> None:
+    """Products of square matrices, and copies."""
     for precision in ("bf16", "fp32"):
         for side in bench.config.matrices:
             bench.time(

@@ -21,6 +21,7 @@ CHECKED = 8  # images of a batch whose embeddings are compared with those in fp3
 
 
 def run(bench: Bench) -> None:
+    """Where the time of a tower goes, then every way of running each."""
     # The profile first: models that are compiled take most of the time.
     models = {name: _Tower(name, bench) for name in bench.config.models}
     _profile(bench, models[bench.config.profiled])

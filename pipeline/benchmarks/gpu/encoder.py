@@ -32,6 +32,7 @@ class InTurn(Transfer):
 
 
 def run(bench: Bench) -> None:
+    """Frames sent alone, frames made into model inputs alone, then the encoder with and without overlap."""
     config, clips = bench.config, made_up_clips(bench)
     frames = [clip.video.frames for clip in clips]
     images, sent = len(clips) * config.frames, sum(each.nbytes for each in frames)

@@ -17,6 +17,7 @@ from stages.clip.config import DEFAULT_TOKENS
 
 
 def run(bench: Bench) -> None:
+    """Seconds from videos to features that are safe on the disk, with and without tokens."""
     config, model = bench.config, bench.config.models[0]
     with TemporaryDirectory(prefix="vilp-gpu-") as temporary:
         folder = Path(temporary)

@@ -31,6 +31,7 @@ POSE_FRAMES, PERSONS = 48, 2
 
 
 def run(bench: Bench) -> None:
+    """A study of each head; of the first also one run alone, and how busy it keeps the device."""
     config = bench.config
     inputs, text = make_inputs(config, bench.device)
     for head in HEADS:

@@ -32,6 +32,7 @@ Person = tuple[np.ndarray, np.ndarray]
 
 
 def run(bench: Bench) -> None:
+    """Pictures alone, the network alone, and both with the batches of an extraction."""
     frames = [frame for clip in made_up_clips(bench) for frame in clip.video.frames]
     people = _people(frames, bench.config.persons)
     some, width = frames[: bench.config.pose_batches[-1]], bench.config.pose_width

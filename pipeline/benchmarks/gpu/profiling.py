@@ -93,4 +93,5 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def _is_on_device(event: Any) -> bool:
-    return event.device_type == torch.autograd.DeviceType.CUDA
+    """Whether it is a kernel or a copy, and not the time between the first and the last of an optimiser's step."""
+    return event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation

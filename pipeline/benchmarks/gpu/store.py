@@ -24,6 +24,7 @@ ONCE_FROM = 1e9
 
 
 def run(bench: Bench) -> None:
+    """A store of frame embeddings, then one with tokens too, each loaded in four ways."""
     for what, arrays in ARRAYS.items():
         made_up = MadeUp(bench.config.store_videos, arrays)
         group = f"store to device, {what}, {made_up.nbytes / 1e9:.2f} GB"
