@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,6 +29,9 @@ from store.printable import command as shell_command
 ABOUT_OUTPUT = ("config", "dry-run", "figure", "html", "json", "out", "profile")
 # Options whose values are places, kept so that they hold in any directory.
 PLACES = ("from", "root", "run", "store", "to", "videos")
+
+# Commands that look at what another would do read its table where a file has none of theirs.
+READS_TABLE_OF = {"doctor": "extract"}
 
 _running: ContextVar[typer.Context] = ContextVar("running")
 
@@ -62,13 +65,32 @@ class App(typer.Typer):
     """A Typer application all of whose commands take ``--config``."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
-        register = super().command(name, cls=Command, **settings)
+        command = super().command
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            register(_with_config(function))
+            command(name, cls=Command, help=_flowing(function.__doc__ or ""), **settings)(_with_config(function))
             return function
 
         return add
+
+
+def _flowing(text: str) -> str:
+    """A docstring whose paragraphs, but not its examples, are one line each, for a terminal of any width to break."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else part.replace("\n", " ") for part in paragraphs)
+
+
+def with_options_of(command: Callable[..., None], *, but: Sequence[str]) -> Callable[[Any], Any]:
+    """Give a function that takes ``**options`` the options of another command, without those named in ``but``."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        theirs, ours = (inspect.signature(f, eval_str=True) for f in (command, function))
+        own = [param for param in ours.parameters.values() if param.kind is not inspect.Parameter.VAR_KEYWORD]
+        shared = [param for name, param in theirs.parameters.items() if name not in but]
+        function.__signature__ = ours.replace(parameters=[*shared, *own])  # type: ignore[attr-defined]
+        return function
+
+    return add
 
 
 def keep_config(made: str | os.PathLike[str], **resolved: Any) -> None:
@@ -113,9 +135,11 @@ def read_config(path: str, context: typer.Context) -> dict[str, Any]:
     for table in tables:
         if table not in commands:
             raise UsageError(f"config {path}: [{table}] is no command{nearest(table, commands)}")
-    own: Any = content
-    for word in name.split():
-        own = own.get(word) if isinstance(own, dict) else None
+    own = _table(content, name)
+    if own is None and (other := READS_TABLE_OF.get(name)) is not None:
+        own = _table(content, other)
+        beside = {_key(param) for param in commands[other].params} - {_key(param) for param in context.command.params}
+        own = None if own is None else {key: value for key, value in own.items() if key.replace("_", "-") not in beside}
     given = {key: value for key, value in content.items() if key not in tables} | (own or {})
     if content and not given and own is None:
         raise UsageError(f"config {path} says nothing for {name}; its tables are: {', '.join(tables)}")
@@ -127,6 +151,13 @@ def read_config(path: str, context: typer.Context) -> dict[str, Any]:
             raise UsageError(f"config {path}: {key!r} is no option of {name}{nearest(key, params)}; see {see}")
         values[params[key].name] = _parsed(path, key, value, params[key])
     return values
+
+
+def _table(content: Any, name: str) -> dict[str, Any] | None:
+    """The table of a command in a file, such as that of ``datasets prepare``."""
+    for word in name.split():
+        content = content.get(word) if isinstance(content, dict) else None
+    return content
 
 
 def _parsed(path: str, key: str, value: Any, param: Any) -> Any:

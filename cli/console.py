@@ -24,15 +24,14 @@ def say(line: str = "") -> None:
 def only_result_on_stdout() -> Iterator[Any]:
     """Send all that anybody prints while the block runs, native libraries included, to standard error.
 
-    Yields a function that prints a line (or several, with line breaks between them) to the real standard output.
+    Yields a function that prints a line to the real standard output: line breaks in names are written out.
     """
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
 
     def out(line: str) -> None:
-        text = "".join(f"{printable(part)}\n" for part in line.split("\n"))
-        os.write(real, text.encode())
+        os.write(real, f"{printable(line)}\n".encode())
 
     try:
         yield out
@@ -91,8 +90,8 @@ class _Lines(Progress):
         if now - self._said >= 10 or self._done >= self._total:
             self._said = now
             rate = self._done / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate if rate else 0.0
-            say(f"{self._what}: {self._done} of {self._total}, {rate:.1f} a second, {left:.0f} s left")
+            left = f", {rate:.1f} a second, {(self._total - self._done) / rate:.0f} s left" if rate else ""
+            say(f"{self._what}: {self._done} of {self._total}{left}")
 
     def note(self, line: str) -> None:
         say(line)

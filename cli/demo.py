@@ -65,6 +65,10 @@ def _lines(made: Demo) -> list[str]:
     lines += [
         "inside: share of the weight on frames that hold the action; AUC: the chance that a frame inside weighs more",
         "than one outside; beside another: only videos in which an idle second person stands about",
+        *(
+            f"pvcs over vcs, {name}: AUC {of['all']}, beside another {of['distracted']}"
+            for name, of in made.gains.items()
+        ),
         "",
         f"does pose help? {made.study.verdict}. {made.study.sentences[0]}",
         "",

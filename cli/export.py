@@ -44,7 +44,8 @@ def export(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Export features for other tools: WebDataset tars, or plain .npy files with an index in Parquet.
+    """Export features for other tools: WebDataset tars, or plain .npy files with an index in Parquet; with features of
+    CLIP also the embeddings of the class names.
 
     Run it again after whatever ended it: it goes on.
 
@@ -78,5 +79,7 @@ def export(
             print_result(as_json(done.to_dict()))
             return
         print_result(f"{done.videos:,} videos in {done.files:,} files in {done.out} ({done.present:,} were there)")
+        if done.texts:
+            print_result(f"embeddings of the class names: {', '.join(f'text/{name}' for name in done.texts)}")
         if done.left_out:
             print_result(f"{done.left_out:,} videos of the selection have no features and are left out")

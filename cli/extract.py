@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +13,7 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
 from cli.forecast import forecast_lines
-from cli.options import Json, complete_dataset, complete_device, complete_store, named, with_commas
+from cli.options import Json, complete_dataset, complete_device, complete_run, complete_store, named, with_commas
 from cli.sizes import parse_bytes
 from store.errors import UsageError
 
@@ -119,6 +122,23 @@ def extract(
     video_clips: Annotated[
         int | None, Opt(help="Clips a video for the video model (default: 4).", rich_help_panel=FEATURES)
     ] = None,
+    posefeat: Annotated[
+        list[str] | None,
+        Opt(
+            help="Features and class scores of a skeleton network: a run of head pose or poseconv, or score files of "
+            "mmaction2 (several times for several).",
+            rich_help_panel=FEATURES,
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    posefeat_split: Annotated[
+        int | None,
+        Opt(help="Of score files: the split whose training videos the network saw.", rich_help_panel=FEATURES),
+    ] = None,
+    posefeat_annotations: Annotated[
+        str | None,
+        Opt(help="Of score files that do not name their videos: what was tested.", rich_help_panel=FEATURES),
+    ] = None,
     templates: Annotated[
         str | None,
         Opt(
@@ -131,9 +151,9 @@ def extract(
     modality: Annotated[
         str | None,
         Opt(
-            help="Compute only these: clip, pose, video, text (default: all).",
+            help="Compute only these: clip, pose, video, text (default: all of them), or posefeat alone.",
             rich_help_panel=FEATURES,
-            autocompletion=with_commas("clip", "pose", "video", "text"),
+            autocompletion=with_commas("clip", "pose", "video", "text", "posefeat"),
         ),
     ] = None,
     decoder: Annotated[
@@ -176,7 +196,14 @@ def extract(
         ),
     ] = None,
     shard_len: Annotated[int | None, Opt(help="Videos a shard (default: 64).", rich_help_panel=RUN)] = None,
-    seed: Annotated[int | None, Opt(help="Of random weights.", rich_help_panel=RUN)] = None,
+    seed: Annotated[
+        int | None,
+        Opt(
+            help="Of random weights; when a store is made also of the synthetic set, and of the split of a folder that "
+            "has none (default: 0).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     retry_quarantined: Annotated[
         bool, Opt("--retry-quarantined", help="Try videos again that failed before.", rich_help_panel=RUN)
     ] = False,
@@ -207,60 +234,28 @@ def extract(
       vilp-pipe extract --store stores/hmdb51 --modality pose --pose onnx --det-weights d.onnx --pose-weights p.onnx
       vilp-pipe extract --store stores/hmdb51 --modality video --video r2plus1d_18
       vilp-pipe extract --store stores/hmdb51 --modality text --templates ensemble
+      vilp-pipe extract --store stores/hmdb51 --modality posefeat --posefeat runs/hmdb51-poseconv
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
-    from pipeline.config import parse_part
-    from stages.clip.templates import read_templates
-
-    given: dict[str, Any] = {
-        "dataset": dataset,
-        "root": root,
-        "splits": splits,
-        "limit": limit,
-        "frames": frames,
-        "pose_frames": pose_frames,
-        "views": _names(views),
-        "tokens": _names(tokens),
-        "clip": clip,
-        "clip_pretrained": clip_pretrained,
-        "pose": pose,
-        "det_weights": det_weights,
-        "pose_weights": pose_weights,
-        "pose_config": pose_config,
-        "heatmap": heatmap,
-        "video": video,
-        "video_pretrained": video_pretrained,
-        "video_clips": video_clips,
-        "templates": None if templates is None else read_templates(templates),
-        "modalities": _names(modality),
-        "decoder": decoder,
-        "decode_seconds": decode_seconds,
-        "precision": precision,
-        "device": device,
-        "batch_size": batch_size,
-        "engine": engine,
-        "ray_address": ray_address,
-        "part": parse_part(part) if part else None,
-        "memory": parse_bytes("memory", memory) if memory else None,
-        "shard_len": shard_len,
-        "seed": seed,
-        "update": update or None,
-        "retry_quarantined": retry_quarantined or None,
-        "strict": strict or None,
-    }
+    given = settings(locals())
     with only_result_on_stdout() as out:
         from pipeline.config import resolve
         from pipeline.extraction import extract as run
         from pipeline.trace import Trace
 
-        config = resolve(store, {name: value for name, value in given.items() if value is not None})
+        config = resolve(store, given)
+        if config.posefeat_only and (dry_run or profile is not None):
+            raise UsageError(
+                "--dry-run and --profile tell of videos that are decoded, and posefeat decodes none; leave them out"
+            )
         if dry_run:
             if profile is not None:
                 raise UsageError("--profile traces a run, and --dry-run makes none; leave one of them out")
             from pipeline.forecast import forecast
 
             planned = forecast(config)
-            out(as_json(planned.to_dict()) if json else forecast_lines(planned))
+            for line in [as_json(planned.to_dict())] if json else forecast_lines(planned):
+                out(line)
             return
         with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
             summary = run(config, progress=make_progress(), trace=trace)
@@ -275,8 +270,30 @@ def extract(
         raise typer.Exit(1)
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of a command's options, by parameter, as settings of ``ExtractConfig`` but the store."""
+    from pipeline.config import ExtractConfig, parse_part
+    from stages.clip.templates import read_templates
+
+    read: dict[str, Callable[[Any], Any]] = {
+        "views": _names,
+        "tokens": _names,
+        "posefeat": tuple,
+        "modality": _names,
+        "templates": read_templates,
+        "part": parse_part,
+        "memory": partial(parse_bytes, "memory"),
+    }
+    given = {
+        "modalities" if name == "modality" else name: read[name](value) if name in read else value
+        for name, value in options.items()
+        if value is not None and value is not False
+    }
+    return {field.name: given[field.name] for field in fields(ExtractConfig) if field.name in given.keys() - {"store"}}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show(summary: Any) -> None:
@@ -307,7 +324,8 @@ def _show(summary: Any) -> None:
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
         say(f"to try these again: {retry_command(summary.store)}")
-    say(f"next: {summary.next_command}")
+    if summary.done or not summary.executed:
+        say(f"next: {summary.next_command}")
 
 
 def _retried(retry: dict[str, Any]) -> str:

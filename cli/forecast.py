@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipeline.forecast import Forecast
 
 
-def forecast_lines(planned: Forecast) -> str:
+def forecast_lines(planned: Forecast) -> list[str]:
     """A line a fact."""
     lines = [
         f"store: {planned.store}",
@@ -40,4 +40,4 @@ def forecast_lines(planned: Forecast) -> str:
             f"{stages} a video",
         ]
     lines += [f"note: {note}" for note in planned.notes]
-    return "\n".join(lines)
+    return lines

@@ -86,7 +86,12 @@ def train_head(
         int, Opt(help="Of BIKE's temporal transformer before vilp; 6 as published.", rich_help_panel=HEAD)
     ] = 0,
     tokens: Annotated[
-        str, Opt(help="Patch tokens that attn and fuse attend to: penult, value or last.", rich_help_panel=HEAD)
+        str,
+        Opt(
+            help="Patch tokens that attn and fuse attend to: penult, value or last.",
+            rich_help_panel=HEAD,
+            autocompletion=named("value", "penult", "last"),
+        ),
     ] = "penult",
     bottleneck: Annotated[int, Opt(help="Width of the adapters.", rich_help_panel=HEAD)] = 64,
     pool_heads: Annotated[int, Opt(help="Heads of the attention pooling (attn, fuse).", rich_help_panel=HEAD)] = 8,
@@ -131,6 +136,14 @@ def train_head(
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
     ] = 1.0,
+    precision: Annotated[
+        str,
+        Opt(
+            help="Of the matrix products of training: auto, fp32 or bf16.",
+            rich_help_panel=TRAINING,
+            autocompletion=named("auto", "fp32", "bf16"),
+        ),
+    ] = "auto",
 ) -> None:
     """Train a head on stored features and test it once, at the last epoch.
 
@@ -170,6 +183,7 @@ def train_head(
             random_frames=random_frames,
             loss=loss,
             interpolation=interpolation,
+            precision=precision,
         )
         where = find_store(store)
         result = train(
@@ -218,12 +232,15 @@ def evaluate(
     late: Annotated[
         list[str] | None,
         Opt(
-            help="Late fusion with the scores of another run (its folder), or of score files of mmaction2 (several "
-            "times for several), with a weight from inner validation."
+            help="Late fusion with the scores of another run (its folder), of posefeat or posefeat/ID in the store, or "
+            "of score files of mmaction2 (several times for several), with a weight from inner validation."
         ),
     ] = None,
     late_annotations: Annotated[
         str | None, Opt(help="The annotations that were tested, where a score file does not name its videos.")
+    ] = None,
+    out: Annotated[
+        str | None, Opt(help="Keep the late fusion in this folder, for predict --run.", metavar="DIR")
     ] = None,
     device: Device = "auto",
     allow_mismatch: Annotated[
@@ -238,7 +255,7 @@ def evaluate(
       vilp-pipe evaluate --run runs/hmdb51-fuse --few-shot 2,4,8,16
       vilp-pipe evaluate --run runs/hmdb51-vcs --store stores/ucf101  # cross-dataset
       vilp-pipe evaluate --store stores/ucf101 --zero-shot
-      vilp-pipe evaluate --run runs/hmdb51-vcs --late runs/hmdb51-poseconv
+      vilp-pipe evaluate --run runs/hmdb51-vcs --late runs/hmdb51-poseconv --out runs/hmdb51-late
     """
     names = _names(views)
     with only_result_on_stdout() as print_result:
@@ -246,6 +263,8 @@ def evaluate(
         from pipeline.head.protocols import crosses_datasets
         from pipeline.status import find_store
 
+        if out is not None and not late:
+            raise UsageError(f"out is {out!r}, which keeps a late fusion; give --late as well")
         if run is None and not zero_shot:
             raise UsageError("run is not given; name the folder of a training run with --run, or give --zero-shot")
         if few_shot is not None:
@@ -258,10 +277,17 @@ def evaluate(
         elif late:
             if run is None or zero_shot or store is not None or names is not None:
                 raise UsageError("late fuses the head of a run: give --run, without --zero-shot, --store, --views")
+            if out is not None:
+                from pipeline.head.fused import check_place, write_fused
+
+                check_place(out)
             fused = heads.late_fusion(
                 run, late, annotations=late_annotations, device=device, progress=epochs_on(make_progress())
             )
-            _show_late(fused, json, print_result)
+            if out is not None:
+                write_fused(out, fused)
+                keep_config(out)
+            _show_late(fused, out, json, print_result)
         elif zero_shot or (run is not None and store is not None and crosses_datasets(run, store)):
             found = heads.zero_shot(
                 find_store(store) if run is None else store,
@@ -367,7 +393,7 @@ def _show_few_shot(few: Any, json: bool, print_result: Any) -> None:
         print_result(f"note: {warning}")
 
 
-def _show_late(found: Any, json: bool, print_result: Any) -> None:
+def _show_late(found: Any, out: str | None, json: bool, print_result: Any) -> None:
     if json:
         print_result(as_json(found.to_dict()))
         return
@@ -383,8 +409,16 @@ def _show_late(found: Any, json: bool, print_result: Any) -> None:
             print_result(
                 "  {}: top-1 {:.1%} (95% interval {:.1%} to {:.1%})".format(name, row["top1"], *row["interval"])
             )
+    for name, gain in found.gains.items():
+        print_result(
+            "gain of both over the {} alone: {:+.1f} points (95% interval {:+.1f} to {:+.1f}): {}".format(
+                name, *(100 * gain[key] for key in ("gain", "low", "high")), gain["verdict"]
+            )
+        )
     for warning in found.warnings:
         print_result(f"note: {warning}")
+    if out is not None:
+        print_result(f"next: {command('predict', 'VIDEO', '--run', out)}")
 
 
 def _figures(summary: Any) -> str:

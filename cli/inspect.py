@@ -53,6 +53,8 @@ def inspect(
         opened = FeatureStore.open(find_store(store))
         chosen = video or some_videos(opened, random or 1, seed=seed, run=run)
         notes = inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose, code=code or ())
+        if random is not None and len(chosen) < random:
+            notes.append(f"there are only {len(chosen)} such videos with features")
         keep_config(out, store=opened.url)
         if json:
             print_result(as_json({"picture": str(out), "videos": chosen, "notes": list(notes)}))

@@ -31,6 +31,7 @@ class Stopped(BaseException):
 
 
 def add_commands() -> None:
+    """Register every command with the application."""
     # Importing these modules must stay cheap: what is heavy is imported inside the commands.
     for module in MODULES:
         import_module(f"cli.{module}")
@@ -52,7 +53,7 @@ def run() -> None:
         sys.exit(code or 0)
     except typer.TyperException as error:
         if message := error.format_message():  # empty where it was the help
-            say(f"error: {one_line(message)}; see {command(*_command_of(error), '--help')}")
+            say(f"error: {one_line(message).rstrip('.')}; see {command(*_command_of(error), '--help')}")
         sys.exit(error.exit_code)
     except VilpError as error:
         if "--debug" in sys.argv:

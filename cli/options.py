@@ -40,6 +40,7 @@ def _holding(record: str, below: str) -> Callable[[str], list[str]]:
 
 
 def complete_dataset(incomplete: str) -> list[str]:
+    """Names of datasets that begin with ``incomplete``."""
     from pipeline.datasets import DATASETS
 
     return named(*DATASETS)(incomplete)

@@ -40,6 +40,7 @@ def predict(
     \b
       vilp-pipe predict clip.mp4 --run runs/hmdb51-fuse
       vilp-pipe predict my-videos/ --run runs/hmdb51-fuse --figure predicted.png --json
+      vilp-pipe predict clip.mp4 --run runs/hmdb51-late  # of evaluate --late --out
     """
     with only_result_on_stdout() as print_result:
         from pipeline.prediction import predict as classify

@@ -10,7 +10,7 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import as_json, only_result_on_stdout, say
-from cli.options import ClipGroup, Json, Store, named
+from cli.options import ClipGroup, Code, Json, Store, named
 
 Opt = typer.Option
 
@@ -24,6 +24,7 @@ def search(
     by: Annotated[str, Opt(help="video or frame: what is ranked.", autocompletion=named("video", "frame"))] = "video",
     clip: ClipGroup = None,
     html: Annotated[Path | None, Opt(help="Write a page with thumbnails, which needs nothing else.")] = None,
+    code: Code = None,
     json: Json = False,
 ) -> None:
     """Find videos, or frames, by words or by another video, among the stored CLIP features.
@@ -42,7 +43,7 @@ def search(
         opened = FeatureStore.open(find_store(store))
         found = find(opened, text, like=like, top=top, by=by, clip=clip)
         if html is not None:
-            write_page(opened, found, html)
+            write_page(opened, found, html, code=code or ())
             keep_config(html, store=opened.url)
         if json:
             out(as_json({**found.to_dict(), "html": None if html is None else str(html)}))

@@ -68,6 +68,7 @@ def study(
         if json:
             print_result(as_json(report.to_dict()))
             return
-        print_result(report.markdown.rstrip())
+        for line in report.markdown.rstrip().split("\n"):
+            print_result(line)
         for kind, path in report.files.items():
             print_result(f"{kind}: {path}")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import default_root
+from pipeline.datasets import DATASETS, default_root
 from stages.clip.config import DEFAULT_TOKENS
 from stages.clip.templates import DEFAULT_TEMPLATES, check_template
 from stages.video.config import RECIPES
@@ -15,6 +15,8 @@ from store.lease import WHOLE, Part
 
 ENGINES = ("ray", "inline")
 MODALITIES = ("clip", "pose", "video", "text")
+# Computed from what a store holds, without a video, and only where it is asked for.
+POSEFEAT = "posefeat"
 HEATMAPS = ("none", "joints", "limbs")
 ESTIMATORS = ("mmpose", "onnx", "precomputed", "none")
 
@@ -36,14 +38,18 @@ class ExtractConfig:
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
     video         video model of torchvision (see ``stages.video``), or ``none``; ``video_clips`` is K, clips a video
     templates     prompts of the class names, each with ``{}`` for the name: see ``stages.clip.templates``
+    posefeat      run of a skeleton head, or score files of mmaction2: see ``pipeline.posefeat``; of files
+                  ``posefeat_split`` is the split whose training videos their network saw, and
+                  ``posefeat_annotations`` name the videos where they do not
     modalities    which of ``clip`` (with its text), ``pose`` and ``video`` to compute now, or ``text`` alone, to add a
-                  text set to a CLIP model that is there; a store may hold more
+                  text set to a CLIP model that is there, or ``posefeat`` alone; a store may hold more
     part          this run's share of the shards
     chunk_bytes   decoded frames that travel together, in bytes
     memory        bound in bytes on decoded frames in flight; None: a quarter of the machine's
     decode_seconds  CPU seconds that one video may take to decode, before it is quarantined as decoder-timeout
     limit         only the first videos of the plan, None for all
-    seed          of random weights
+    seed          of random weights; when a store is made also of the synthetic set's rendering, and of the split of a
+                  folder that has none
 
     Raises ``UsageError`` for a value that is not allowed.
     """
@@ -66,6 +72,9 @@ class ExtractConfig:
     video: str = "none"
     video_pretrained: str | None = None
     video_clips: int = 4
+    posefeat: tuple[str, ...] = ()
+    posefeat_split: int | None = None
+    posefeat_annotations: str | None = None
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     decoder: str = "pyav"
     decode_seconds: float = 300.0
@@ -88,9 +97,13 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         one_of("engine", self.engine, ENGINES)
         for name in self.modalities:
-            one_of("modality", name, MODALITIES)
+            one_of("modality", name, (*MODALITIES, POSEFEAT))
         if "text" in self.modalities and not ({"clip"} & set(self.modalities) or self.text_only):
             raise UsageError(f"modality is {','.join(self.modalities)}; give text alone, or with clip")
+        if POSEFEAT in self.modalities and not self.posefeat_only:
+            raise UsageError(f"modality is {','.join(self.modalities)}; give posefeat alone")
+        if self.posefeat_only and not self.posefeat:
+            raise UsageError("modality is 'posefeat' but no network is named; give --posefeat a run or score files")
         if not self.modalities:
             raise UsageError(f"modality is empty; allowed: {', '.join(MODALITIES)}")
         for name in ("frames", "pose_frames", "video_clips", "batch_size", "shard_len", "chunk_bytes"):
@@ -140,6 +153,10 @@ class ExtractConfig:
         return self.modalities == ("text",)
 
     @property
+    def posefeat_only(self) -> bool:
+        return self.modalities == (POSEFEAT,)
+
+    @property
     def wants_video(self) -> bool:
         return "video" in self.modalities and self.video != "none"
 
@@ -169,9 +186,10 @@ class ExtractConfig:
         # Absolute, so that the store can be resumed and repaired from any directory.
         values["root"] = str(Path(self.root or default_root(self.dataset)).absolute())
         files = ("splits", "det_weights", "pose_weights", "pose_config", "clip_pretrained", "video_pretrained")
-        for name in files:
+        for name in (*files, "posefeat_annotations"):
             if values[name] and Path(values[name]).exists():
                 values[name] = str(Path(values[name]).absolute())
+        values["posefeat"] = [str(Path(path).absolute()) for path in self.posefeat]
         values["part"] = "0/1"
         values |= {"limit": None, "update": False, "retry_quarantined": False, "strict": False, "ray_address": None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -221,15 +239,13 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     from store.sealed import get_sealed
 
     if store is None and "dataset" not in given:
-        raise UsageError(
-            "dataset is not given; allowed: ucf101, hmdb51, folder, manifest, synthetic (or --store of a store)"
-        )
+        raise UsageError(f"dataset is not given; allowed: {', '.join(DATASETS)} (or --store of a store)")
+    if "dataset" in given:
+        one_of("dataset", given["dataset"], DATASETS)
     url = store if store is not None else f"stores/{given['dataset']}"
     facts = get_sealed(open_objects(url), STORE)
     if facts is None and "dataset" not in given:
-        raise UsageError(
-            f"no feature store at {url} and no --dataset; allowed: ucf101, hmdb51, folder, manifest, synthetic"
-        )
+        raise UsageError(f"no feature store at {url} and no --dataset; allowed: {', '.join(DATASETS)}")
     recipe = dict(facts["source"]) if facts else {}
     if "modalities" not in given:
         recipe.pop("modalities", None)

@@ -15,10 +15,12 @@ from pipeline.datasets import load_dataset
 from pipeline.extraction import extract
 from pipeline.focus import (
     Focus,
+    Gain,
     Truth,
     Weighed,
     equal_weights,
     focus,
+    gain,
     read_truth,
     untrained,
     weights_for_others,
@@ -38,9 +40,9 @@ from pipeline.studies.report import Report
 from store.reader import FeatureStore
 
 HEADS = ("mean", "vcs", "pvcs", "fuse")
-# Untrained heads, and the share of the tokens under persons in their frames.
-TOKENS = "persons' tokens"
-ZERO_SHOT = {"mean": ("mean", 0.0), "vcs": ("vcs", 0.0), TOKENS: ("pvcs", 1.0)}
+# Untrained heads, and alpha: the share of the tokens under persons in their frames, which training would choose.
+PVCS = "pvcs, alpha 0.5"
+ZERO_SHOT = {"mean": ("mean", 0.0), "vcs": ("vcs", 0.0), PVCS: ("pvcs", 0.5), "pvcs, alpha 1": ("pvcs", 1.0)}
 
 EMBEDDED = (
     "CLIP is the embedded one here, trained on other rendered people and nothing else (stages/clip/stick/README.md): "
@@ -56,6 +58,7 @@ class Demo:
     zero_shot  top-1 of untrained heads with its interval (95%); CLIP has seen none of the subjects
     results    trained heads; each subject is tested by heads that have not seen it
     focus      by head, then of which videos (all, distracted, alone): where the weights of frames lie
+    gains      of P-VCS over VCS, zero-shot and trained, of the same videos: how much better the weights lie
     study      ``study pose`` of the head pvcs
     pictures   a test video with all that is known of it; frame weights over the true interval
     """
@@ -64,6 +67,7 @@ class Demo:
     zero_shot: dict[str, tuple[float, tuple[float, float]]]
     results: dict[str, RunResult]
     focus: dict[str, dict[str, Focus]]
+    gains: dict[str, dict[str, Gain]]
     study: Report
     pictures: tuple[Path, Path]
     store: str
@@ -78,6 +82,7 @@ class Demo:
                 for head, result in self.results.items()
             },
             "focus": {name: {of: found.to_dict() for of, found in row.items()} for name, row in self.focus.items()},
+            "gains": {name: {of: found.to_dict() for of, found in row.items()} for name, row in self.gains.items()},
             "study": self.study.to_dict(),
             "seconds": self.seconds,
             "pictures": [str(picture) for picture in self.pictures],
@@ -117,14 +122,18 @@ def run_demo(
         results[head] = train_head(store, head=head, split="all", out=runs / head, progress=epochs)
         lap(f"train {head}")
     weighed = {name: weights_of_run(results[name], store) for name in ("vcs", "pvcs")}
+    spotted = {name: weights_of([head], inputs) for name, (head, inputs) in fresh.items() if name != "mean"}
     told = {
         "mean": [equal_weights(weighed["vcs"])],
         "vcs, words of other classes": weights_for_others(*fresh["vcs"]),
-        "vcs, zero-shot": [weights_of([fresh["vcs"][0]], fresh["vcs"][1])],
-        f"{TOKENS}, zero-shot": [weights_of([fresh[TOKENS][0]], fresh[TOKENS][1])],
+        **{f"{name}, zero-shot": [weights] for name, weights in spotted.items()},
         **{name: [weights] for name, weights in weighed.items()},
     }
     found = {name: _focus(weights, store) for name, weights in told.items()}
+    gains = {
+        "zero-shot": _gains(spotted[PVCS], spotted["vcs"], store),
+        "trained": _gains(weighed["pvcs"], weighed["vcs"], store),
+    }
     lap("frame weights")
     progress.note("study pose: real pose against none and against placebos")
     study = run_study(
@@ -137,7 +146,7 @@ def run_demo(
     inspect_videos(store, [_example(store)], pictures[0], run=results["fuse"].directory)
     _draw(weighed, store, pictures[1])
     lap("pictures")
-    return Demo(seconds, zero_shot, results, found, study, pictures, store.url)
+    return Demo(seconds, zero_shot, results, found, gains, study, pictures, store.url)
 
 
 def zero_shot_top1(head: Head, inputs: Inputs) -> tuple[float, tuple[float, float]]:
@@ -152,11 +161,17 @@ def _truth(weighed: Weighed, store: FeatureStore) -> Truth:
 
 def _focus(weighed: list[Weighed], store: FeatureStore) -> dict[str, Focus]:
     truth = _truth(weighed[0], store)
-    return {
-        "all": focus(weighed, truth),
-        "distracted": focus(weighed, truth, truth.distracted),
-        "alone": focus(weighed, truth, ~truth.distracted),
-    }
+    return {of: focus(weighed, truth, chosen) for of, chosen in _videos(truth).items()}
+
+
+def _gains(weighed: Weighed, other: Weighed, store: FeatureStore) -> dict[str, Gain]:
+    truth = _truth(weighed, store)
+    return {of: gain(weighed, other, truth, chosen) for of, chosen in _videos(truth).items()}
+
+
+def _videos(truth: Truth) -> dict[str, np.ndarray]:
+    everything = np.ones(len(truth.distracted), bool)
+    return {"all": everything, "distracted": truth.distracted, "alone": ~truth.distracted}
 
 
 def _draw(weighed: dict[str, Weighed], store: FeatureStore, path: Path) -> None:

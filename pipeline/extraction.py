@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,17 @@ from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
-from pipeline.plan import Changes, Work, compare, make_plan, note_gone, pending, refresh_files, update_plan
+from pipeline.plan import (
+    Changes,
+    Work,
+    compare,
+    dataset_seed,
+    make_plan,
+    note_gone,
+    pending,
+    refresh_files,
+    update_plan,
+)
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
@@ -36,6 +46,7 @@ from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.printable import command
 from store.reader import FeatureStore
+from store.schema import Modality
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
@@ -57,9 +68,15 @@ def extract(
     another run, or the environment fails: see the kinds in ``store.errors``). Under ``strict`` missing videos, changed
     videos and another environment are errors as well.
     """
+    if config.posefeat_only:
+        from pipeline.posefeat import extract_posefeat
+
+        return extract_posefeat(config, progress=progress, only_shards=only_shards)
     progress = progress or Progress()
     began = time.monotonic()
-    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits)
+    objects = open_objects(config.store_url)
+    seed = dataset_seed(objects, config.seed)
+    dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed)
     graph = make_graph(config, dataset.root)
     if config.strict and dataset.missing:
         raise StoreError(
@@ -67,7 +84,6 @@ def extract(
             "provide them, or run without --strict",
             kind="store-mismatch",
         )
-    objects = open_objects(config.store_url)
     check_place(objects)
     with hold(objects, config.part) as lease:
         if config.text_only:
@@ -75,7 +91,8 @@ def extract(
             only_shards = ()
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
-            warnings += _add_groups(ours, config, graph, plan)
+            environments = {branch.modality.path: branch.environment() for branch in graph.branches}
+            warnings += add_groups(ours, config, plan, graph.modalities(), environments)
             if only_shards is None:  # a repair makes nothing new
                 keep_config(ours, as_toml("extract", config.options()))
         if warnings and config.strict:
@@ -183,11 +200,16 @@ def _refuse_without_clip(objects: Objects, config: ExtractConfig, graph: Graph) 
         )
 
 
-def _add_groups(objects: Objects, config: ExtractConfig, graph: Graph, plan: Plan) -> list[str]:
-    """Define the groups of this run; says where what is there was computed in another environment."""
+def add_groups(
+    objects: Objects,
+    config: ExtractConfig,
+    plan: Plan,
+    modalities: Mapping[str, Modality],
+    environments: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Define the groups of this run, all by path; says where what is there was computed in another environment."""
     warnings = []
-    environments: dict[str, dict[str, Any]] = {branch.modality.path: branch.environment() for branch in graph.branches}
-    for path, modality in graph.modalities().items():
+    for path, modality in modalities.items():
         environment = environments.get(path, {})
         group = add_modality(objects, plan, modality, config.recipe(), environment)
         differing = sorted(key for key in environment if group.environment.get(key) != environment[key])

@@ -67,6 +67,23 @@ class Focus:
         return {"share": self.share, "area": self.area, "interval": list(self.interval), "videos": self.videos}
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A difference of two areas under the ROC curve, the mean over the same videos, with its interval (95%, by a
+    bootstrap clustered by source)."""
+
+    area: float
+    interval: tuple[float, float]
+    videos: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"area": self.area, "interval": list(self.interval), "videos": self.videos}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.area:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *, clip: str | None = None) -> Truth:
     """The truth about videos of a store of the synthetic set, at ``num_frames`` of the stored frames.
 
@@ -139,8 +156,23 @@ def equal_weights(like: Weighed) -> Weighed:
 def focus(weighed: Sequence[Weighed], truth: Truth, chosen: np.ndarray | None = None) -> Focus:
     """Where the weights lie in the videos of ``chosen`` (bool [N], else all) that have something to find. Of several
     weights for the same videos, the mean of what each finds."""
-    rows = np.flatnonzero(truth.telling if chosen is None else truth.telling & chosen)
+    rows = _rows(truth, chosen)
     shares = np.mean([(found.weights * truth.inside).sum(1)[rows] for found in weighed])
-    areas = np.mean([[roc_area(found.weights[row], truth.inside[row]) for row in rows] for found in weighed], axis=0)
+    areas = np.mean([_areas(found, truth, rows) for found in weighed], axis=0)
     interval = clustered_interval(areas, [weighed[0].sources[row] for row in rows])
     return Focus(float(shares), float(areas.mean()), interval, len(rows))
+
+
+def gain(weighed: Weighed, other: Weighed, truth: Truth, chosen: np.ndarray | None = None) -> Gain:
+    """By how much ``weighed`` finds the action better than ``other`` does in the same videos, see ``focus``."""
+    rows = _rows(truth, chosen)
+    more = _areas(weighed, truth, rows) - _areas(other, truth, rows)
+    return Gain(float(more.mean()), clustered_interval(more, [weighed.sources[row] for row in rows]), len(rows))
+
+
+def _rows(truth: Truth, chosen: np.ndarray | None) -> np.ndarray:
+    return np.flatnonzero(truth.telling if chosen is None else truth.telling & chosen)
+
+
+def _areas(weighed: Weighed, truth: Truth, rows: np.ndarray) -> np.ndarray:
+    return np.array([roc_area(weighed.weights[row], truth.inside[row]) for row in rows])

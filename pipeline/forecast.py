@@ -17,7 +17,7 @@ from pipeline.datasets import Dataset, default_root, load_dataset
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.extraction import find_work
 from pipeline.graph import make_graph
-from pipeline.plan import Work, compare, make_plan, update_plan
+from pipeline.plan import Work, compare, dataset_seed, make_plan, update_plan
 from pipeline.probe import Probe, probe, spread, videos_wanted
 from stages.types import VideoRef
 from store.errors import VideoError
@@ -85,9 +85,9 @@ def forecast(config: ExtractConfig, *, measure: bool = True) -> Forecast:
 
     Raises what ``extract`` raises for settings that cannot be, and for videos and weights that are not there.
     """
-    with _listed(config) as (dataset, bring):
+    objects = open_objects(config.store_url)
+    with _listed(config, dataset_seed(objects, config.seed)) as (dataset, bring):
         graph = make_graph(config, dataset.root)
-        objects = open_objects(config.store_url)
         check_place(objects)
         new, gone = 0, np.empty(0, np.int64)
         if get_sealed(objects, STORE) is None:
@@ -165,7 +165,7 @@ def free_bytes(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _listed(config: ExtractConfig) -> Iterator[tuple[Dataset, Callable[[Collection[VideoRef]], None]]]:
+def _listed(config: ExtractConfig, seed: int) -> Iterator[tuple[Dataset, Callable[[Collection[VideoRef]], None]]]:
     """The dataset, and what makes some of its videos be there. The synthetic set is not rendered for a forecast: it is
     described, and what is measured is rendered into a folder that goes again."""
     if config.dataset == "synthetic":
@@ -174,10 +174,11 @@ def _listed(config: ExtractConfig) -> Iterator[tuple[Dataset, Callable[[Collecti
         root = Path(config.root or default_root("synthetic"))
         if synthetic.read_recipe(root) is None:
             with tempfile.TemporaryDirectory(prefix="vilp-forecast-") as folder:
-                preview = synthetic.preview(Path(folder))
                 yield (
-                    preview,
-                    lambda refs: synthetic.render_sample(Path(folder), video_ids={ref.video_id for ref in refs}),
+                    synthetic.preview(Path(folder), seed),
+                    lambda refs: synthetic.render_sample(
+                        Path(folder), seed=seed, video_ids={ref.video_id for ref in refs}
+                    ),
                 )
             return
-    yield load_dataset(config.dataset, config.root, splits_dir=config.splits), lambda refs: None
+    yield load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed), lambda refs: None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import datasets
 from pipeline.figure import MAX_STRIPS, Strip, Verdict, View, draw_strips
 from pipeline.head.checkpoint import read_run
 from pipeline.head.data import Selection
@@ -209,8 +210,7 @@ def decode(store: FeatureStore, rows: Sequence[dict[str, Any]], record: dict[str
 
 def video_root(store: FeatureStore) -> Path:
     """The folder that the paths of a store's plan are relative to."""
-    root = Path(store.plan.source["root"])
-    return root.parent if store.dataset_name == "manifest" and root.suffix in (".csv", ".parquet") else root
+    return datasets.video_root(store.dataset_name, store.plan.source["root"])
 
 
 def quarantined(store: FeatureStore) -> list[dict[str, str]]:

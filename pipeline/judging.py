@@ -14,7 +14,9 @@ import torch
 
 from pipeline.head.checkpoint import load_head
 from pipeline.head.data import Batches, Inputs, Selection, load_inputs
+from pipeline.head.late import fuse
 from pipeline.head.models import Head, SpottingHead, text_parts
+from pipeline.head.other_scores import log_probabilities
 from pipeline.head.results import RunResult
 from pipeline.head.selection import selected_groups
 from pipeline.head.train import predict as logits_of
@@ -59,16 +61,61 @@ def judge(
     device: str = "cpu",
 ) -> Judgement:
     """Ask ``heads`` of ``run`` about the videos of a store (of ``slots``, where given) that have features."""
+    inputs = _inputs(store, selection, run, slots, device)
+    if inputs is None:
+        return _nothing(run)
+    scores = [logits_of(head.to(device), inputs).softmax(dim=1) for head in heads]
+    return _judgement(inputs, torch.stack(scores).mean(dim=0), heads)
+
+
+def judge_together(
+    store: FeatureStore,
+    selections: Sequence[Selection],
+    runs: Sequence[RunResult],
+    pairs: Sequence[tuple[Head, Head]],
+    weight: float,
+    *,
+    device: str = "cpu",
+) -> Judgement:
+    """Ask pairs of heads, each a head of the first run and one of the second, whose scores have a ``weight`` in late
+    fusion, about the videos of a store that have what the first reads. Where the second's features are lacking, the
+    first speaks alone, as in ``late_fusion``."""
+    inputs, other = (_inputs(store, s, run, None, device) for s, run in zip(selections, runs, strict=True))
+    if inputs is None:
+        return _nothing(runs[0])
+    scores = []
+    for one, two in pairs:
+        mine = log_probabilities(logits_of(one.to(device), inputs).numpy())
+        theirs = np.full_like(mine, np.nan)
+        if other is not None:
+            found = log_probabilities(logits_of(two.to(device), other).numpy())
+            place = {slot: row for row, slot in enumerate(other.slots.tolist())}
+            for row, slot in enumerate(inputs.slots.tolist()):
+                if slot in place:
+                    theirs[row] = found[place[slot]]
+        scores.append(torch.from_numpy(fuse(mine, theirs, weight)).softmax(dim=1))
+    return _judgement(inputs, torch.stack(scores).mean(dim=0).float(), [one for one, _ in pairs])
+
+
+def _inputs(
+    store: FeatureStore, selection: Selection, run: RunResult, slots: Collection[int] | None, device: str
+) -> Inputs | None:
+    """What the heads of a run read of the videos that have features; None where none has."""
     looked_at: Any = store if slots is None else _Some(store, slots)
     if not looked_at.usable(selected_groups(store, selection)):
-        return Judgement(np.zeros(0, np.int64), np.zeros((0, len(run.class_names)), np.float32), None)
+        return None
     with own_cache():
-        inputs = load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]
-    scores = [logits_of(head.to(device), inputs).softmax(dim=1) for head in heads]
-    mean = torch.stack(scores).mean(dim=0)
-    weights = [frame_weights(head, inputs, mean.argmax(dim=1)) for head in heads]
+        return load_inputs(looked_at, selection, run.config, split=None, subset=None, device=device)  # type: ignore[arg-type]
+
+
+def _nothing(run: RunResult) -> Judgement:
+    return Judgement(np.zeros(0, np.int64), np.zeros((0, len(run.class_names)), np.float32), None)
+
+
+def _judgement(inputs: Inputs, scores: torch.Tensor, heads: Sequence[Head]) -> Judgement:
+    weights = [frame_weights(head, inputs, scores.argmax(dim=1)) for head in heads]
     known = [weight for weight in weights if weight is not None]
-    return Judgement(inputs.slots.numpy(), mean.numpy(), torch.stack(known).mean(dim=0).numpy() if known else None)
+    return Judgement(inputs.slots.numpy(), scores.numpy(), torch.stack(known).mean(dim=0).numpy() if known else None)
 
 
 @contextlib.contextmanager

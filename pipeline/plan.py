@@ -17,10 +17,19 @@ from pipeline.datasets import Dataset
 from stages.types import VideoRef
 from store.commits import QUARANTINED
 from store.errors import RetryError, StoreError
+from store.layout import STORE
 from store.lease import WHOLE, Part
 from store.objects import Objects
 from store.packs import read_commits
 from store.plan import GONE, MISSING_SCHEMA, Plan, videos_schema
+from store.sealed import get_sealed
+
+
+def dataset_seed(objects: Objects, asked: int) -> int:
+    """The seed that a store's dataset was listed with; ``asked`` where there is no store yet. What came to be by it, be
+    it the split of a folder or the synthetic set, stays when other weights are drawn with another."""
+    facts = get_sealed(objects, STORE)
+    return asked if facts is None else int(facts["source"].get("seed", 0))
 
 
 def make_plan(dataset: Dataset, shard_len: int, source: dict[str, Any]) -> Plan:

@@ -13,11 +13,14 @@ import numpy as np
 from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
+from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
 from pipeline.head.evaluate import resolve_device
+from pipeline.head.fused import is_fused, read_fused
 from pipeline.head.results import RunResult
+from pipeline.head.selection import Selection
 from pipeline.inspection import best_classes, matching, strips, video_root, with_verdicts
-from pipeline.judging import Judgement, heads_of, judge
+from pipeline.judging import Judgement, heads_of, judge, judge_together
 from pipeline.progress import Progress
 from stages.types import VideoRef
 from store.commits import PARTIAL, QUARANTINED, CommitRow
@@ -78,8 +81,10 @@ def predict(
     """Classify video files.
 
     videos   files, and folders, which stand for all videos below them
-    run      directory of a training run, or its record; everything else follows from it
-    store    where the run's store is now; it tells how features are computed, and none of its features are read
+    run      directory of a training run, or its record, or of a late fusion (see ``pipeline.head.fused``); everything
+             else follows from it
+    store    where the store of the run (or of both) is now; it tells how features are computed, and none of its
+             features are read
     split    whose heads to ask, those of all its seeds; the first of the run unless given
     top      how many classes to name
     device   ``auto`` takes a GPU if there is one
@@ -96,22 +101,21 @@ def predict(
     progress = progress or Progress()
     if top < 1:
         raise UsageError(f"top is {top}; allowed: 1 or more classes")
-    recorded = run if isinstance(run, RunResult) else read_run(run)
-    settings = _settings(recorded, store)
+    fused = read_fused(run) if not isinstance(run, RunResult) and is_fused(run) else None
+    runs = list(fused.runs) if fused else [run if isinstance(run, RunResult) else read_run(run)]
+    recorded, places = runs[0], [_settings(of, store) for of in runs]
+    settings = places[0]
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
-    selection = matching(recorded, settings)
+    selections = [matching(of, place) for of, place in zip(runs, places, strict=True)]
+    selection = selections[0]
     if figure is not None and selection.clip_id is None and selection.pose is None:
         raise UsageError("figure draws the frames of CLIP or of poses, and the run's head reads neither; leave it out")
-    graphs = recorded_graphs(
-        settings,
-        selection.clip,
-        selection.pose,
-        encoder=selection.encoder,
-        weights=weights or {},
-        device=device,
-        code=code,
-    )
-    heads, where = heads_of(recorded, split), resolve_device(device)
+    graphs = _graphs(places, selections, weights=weights or {}, device=device, code=code)
+    where = resolve_device(device)
+    if fused:
+        pairs, weight = fused.heads(split)
+    else:
+        heads = heads_of(recorded, split)
     known = _known_ids(settings)
     computer = Computer(graphs)
     said: list[Predicted] = []
@@ -123,8 +127,11 @@ def predict(
         paths = [os.path.abspath(path) for path in batch]
         refs = [VideoRef(slot, known.get(path, batch[slot]), path) for slot, path in enumerate(paths)]
         with computer(refs, recorded.class_names) as computed:
-            selection = matching(recorded, computed.store)
-            judgement = judge(computed.store, selection, recorded, heads, device=where)
+            found = [matching(of, computed.store) for of in runs]
+            if fused:
+                judgement = judge_together(computed.store, found, runs, pairs, weight, device=where)
+            else:
+                judgement = judge(computed.store, found[0], recorded, heads, device=where)
             if figure is not None and len(drawn) < MAX_STRIPS:
                 drawn += _strips(computed.store, judgement, recorded, top, code)
         by_slot = np.full((len(batch), len(recorded.class_names)), np.nan, np.float32)
@@ -136,13 +143,24 @@ def predict(
     if figure is not None and drawn:
         draw_strips(drawn[:MAX_STRIPS], Path(figure))
     return Predictions(
-        run="" if recorded.directory is None else str(recorded.directory),
-        head=recorded.config.head,
+        run=str((fused or recorded).directory or ""),
+        head=" with ".join(of.config.head for of in runs),
         class_names=recorded.class_names,
         videos=tuple(said),
         scores=np.concatenate(scores),
         warnings=(NOT_CALIBRATED, *(line for line in recorded.warnings if "random weights" in line)),
     )
+
+
+def _graphs(places: Sequence[FeatureStore], selections: Sequence[Selection], **how: Any) -> list[Graph]:
+    """What computes all that some runs read, each group once."""
+    graphs: list[Graph] = []
+    both = sorted(zip(places, selections, strict=True), key=lambda pair: pair[1].pose is None)  # most first
+    for place, selection in both:
+        made = {path for graph in graphs for path in graph.modalities()}
+        found = recorded_graphs(place, selection.clip, selection.pose, encoder=selection.encoder, **how)
+        graphs += [graph for graph in found if not set(graph.modalities()) <= made]
+    return graphs
 
 
 def find_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from pipeline.config import ExtractConfig
-from pipeline.datasets import load_dataset
+from pipeline.datasets import video_root
 from pipeline.extraction import extract
 from pipeline.graph import make_graph
 from pipeline.progress import Progress
@@ -15,6 +15,7 @@ from store.lease import WHOLE, hold
 from store.objects import Objects
 from store.plan import read_plan
 from store.printable import command
+from store.reader import FeatureStore
 from store.sealed import canonical
 from store.verify import Report, restore, verify_store
 
@@ -62,13 +63,20 @@ def _check_recomputable(objects: Objects, report: Report, code: Collection[str])
             raise UsageError(
                 f"{group.path} was computed by code that the store names; where you trust it, run: {again}"
             )
-        root = load_dataset(config.dataset, config.root, splits_dir=config.splits).root
-        if (group.modality.parent or group.path) not in make_graph(config, root).modalities():
+        if config.posefeat_only:  # made from poses that are in the store, or from files of scores
+            from pipeline.posefeat import posefeat_sources  # needs torch
+
+            sources = posefeat_sources(config, FeatureStore.open(objects.url))
+            root, computable = None, {source.modality.path for source in sources}
+        else:
+            root = video_root(config.dataset, config.root or ".")
+            computable = set(make_graph(config, root).modalities())
+        if (group.modality.parent or group.path) not in computable:
             raise StoreError(
                 f"{group.path} was computed with other weights or library versions than are here now, so it cannot be "
                 "mended as it was; bring those back, or extract into a new store",
                 kind="store-mismatch",
             )
-        gone = [paths[slot] for slot in problem.slots if not (root / paths[slot]).is_file()]
-        if gone:
+        gone = [paths[slot] for slot in problem.slots if root is not None and not (root / paths[slot]).is_file()]
+        if root is not None and gone:
             raise MissingError(f"{root / gone[0]} is needed to mend {problem.key}, and is gone", kind="missing-data")

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from pipeline.config import ExtractConfig
-from pipeline.datasets import load_dataset
 from pipeline.graph import make_graph
 from pipeline.head.functional import unit
+from pipeline.inspection import video_root
 from pipeline.report.markup import escape
-from stages.decode import decode_video
-from store.errors import StoreError, UsageError, VilpError, nearest, one_of
+from stages.decode import DecodeConfig, DecodeWorker
+from stages.types import VideoRef
+from store.errors import StoreError, UsageError, nearest, one_of
 from store.groups import Group
 from store.reader import FeatureStore
 
@@ -43,12 +44,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """Hits from the best on. ``warning`` says where they mean nothing; ``frames`` is T."""
+    """Hits from the best on. ``warning`` says where they mean nothing; ``frames`` is T, and ``clip`` the id of the CLIP
+    group that was searched."""
 
     query: str
     hits: tuple[Hit, ...]
     searched: int
     frames: int
+    clip: str
     warning: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,10 +69,11 @@ def search(
 ) -> Found:
     """The ``top`` videos, or frames with ``by="frame"``, that are nearest to a text, or to the video ``like``.
 
-    A text goes through the text tower of the CLIP model that made the features, with no words around it. Equal scores
-    come in the order of slots.
+    A text goes through the text tower of the CLIP model that made the features as it stands, punctuation included, with
+    no words around it. Equal scores come in the order of slots.
 
-    Raises ``UsageError`` unless exactly one of ``text`` and ``like`` is given, and for a video without features;
+    Raises ``UsageError`` unless exactly one of ``text`` and ``like`` is given, for a text without a word or longer than
+    the tower reads, and for a video without features;
     ``MissingError`` where the model's weights are not there any more, ``StoreError`` where they are others.
     """
     one_of("by", by, UNITS)
@@ -96,7 +100,9 @@ def search(
     ]
     random = "seed" in group.modality.record.get("weights", {})
     warning = "CLIP has random weights in this store: the ranking means nothing" if random else ""
-    return Found(text if text is not None else f"like {like}", tuple(hits), searched, _length(group), warning)
+    return Found(
+        text if text is not None else f"like {like}", tuple(hits), searched, _length(group), group.modality.id, warning
+    )
 
 
 def _length(group: Group) -> int:
@@ -153,13 +159,15 @@ def _of_text(group: Group, text: str) -> Tensor:
             kind="store-mismatch",
         )
     stage: Any = branch.build()
-    return unit(torch.as_tensor(stage.encode_text([text], ("{}",)).class_embeddings)[0, 0].float())
+    return unit(stage.encode_prompts([text])[0])
 
 
-def write_page(store: FeatureStore, found: Found, path: Path) -> Path:
+def write_page(store: FeatureStore, found: Found, path: Path, *, code: Collection[str] = ()) -> Path:
     """A page of its own, with a thumbnail of every hit inside it and nothing else to load. Decodes the hits again; one
-    whose video is gone says so instead of a picture."""
-    cards = "\n".join(_card(store, found, rank, hit) for rank, hit in enumerate(found.hits, start=1))
+    whose video is gone says so instead of a picture, and so do all where the store's decoder is code that ``code`` does
+    not name."""
+    pictures = _thumbnails(store, found, code)
+    cards = "\n".join(_card(found, rank, hit, picture) for rank, (hit, picture) in enumerate(pictures, start=1))
     warning = f'<p class="warning">{escape(found.warning)}</p>' if found.warning else ""
     page = _PAGE.format(
         query=escape(found.query),
@@ -175,36 +183,41 @@ def write_page(store: FeatureStore, found: Found, path: Path) -> Path:
     return path
 
 
-def _card(store: FeatureStore, found: Found, rank: int, hit: Hit) -> str:
-    try:
-        picture = f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(store, hit, found.frames)}">'
-    except VilpError as error:
-        picture = f'<p class="gone">{escape(str(error))}</p>'
+def _card(found: Found, rank: int, hit: Hit, picture: bytes | str) -> str:
+    """A hit with a JPEG, or with the reason why there is none."""
+    if isinstance(picture, str):
+        shown = f'<p class="gone">{escape(picture)}</p>'
+    else:
+        shown = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
     name, video_id = escape(hit.class_name), escape(hit.video_id)
     return (
-        f"<li>{picture}<p><b>{rank}. {hit.score:.3f}</b> frame {hit.frame + 1} of {found.frames}</p>"
+        f"<li>{shown}<p><b>{rank}. {hit.score:.3f}</b> frame {hit.frame + 1} of {found.frames}</p>"
         f'<p class="name" title="{name}"><bdi>{name}</bdi></p>'
         f'<p class="name id" title="{video_id}"><bdi>{video_id}</bdi></p></li>'
     )
 
 
-def _thumbnail(store: FeatureStore, hit: Hit, frames: int) -> str:
-    """The hit's frame as a JPEG in base64."""
+def _thumbnails(store: FeatureStore, found: Found, code: Collection[str]) -> Iterator[tuple[Hit, bytes | str]]:
+    """Every hit with its frame as a JPEG, or with the reason why there is none; decoded one video at a time, as it was
+    for the store but small."""
     import cv2
 
-    source = store.plan.source
-    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
-    row = store.videos.slice(store.videos["video_id"].index(hit.video_id).as_py(), 1).to_pylist()[0]
-    video = decode_video(
-        root / row["path"],
-        frames,
-        start=row["start"],
-        end=row["end"],
-        backend=source["decoder"],
-        max_short_side=THUMBNAIL,
-    )
-    _, data = cv2.imencode(".jpg", video.frames[hit.frame][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return base64.b64encode(data.tobytes()).decode()
+    record = store.group("clip", found.clip).modality.record["frames"]
+    if ":" in record["decoder"] and record["decoder"] not in code:
+        reason = f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
+        yield from ((hit, reason) for hit in found.hits)
+        return
+    rows = {row["video_id"]: row for row in store.videos.to_pylist()}
+    with DecodeWorker(DecodeConfig(record["decoder"], found.frames, THUMBNAIL)) as worker:
+        for hit in found.hits:
+            row, path = rows[hit.video_id], video_root(store) / hit.path
+            (outcome,) = worker([VideoRef(row["slot"], hit.video_id, str(path), row["start"], row["end"])]).results
+            if outcome.video is None:
+                yield hit, outcome.failure.message if outcome.failure else "no frames"
+                continue
+            picture = np.ascontiguousarray(outcome.video.frames[hit.frame][..., ::-1])
+            _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
+            yield hit, data.tobytes()
 
 
 _PAGE = """<!doctype html>

@@ -81,10 +81,12 @@ def store_status(url: str) -> dict[str, Any]:
 def changed_sources(objects: Objects) -> list[str]:
     """A line for every video that is gone or has other contents than when its features were computed."""
     from pipeline.datasets import load_dataset
+    from pipeline.plan import dataset_seed
 
     store = FeatureStore.open(objects.url)
     source = store.plan.source
-    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"]).root
+    seed = dataset_seed(objects, 0)
+    root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"], seed=seed).root
     paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
     recorded = {
         row["slot"]: row["source_sha256"]

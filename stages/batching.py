@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,21 +16,15 @@ from store.errors import UsageError
 
 def resolve_device(name: str) -> torch.device:
     """The device that an option names. Raises ``UsageError`` where torch does not see it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
+        # torch looks at this once, at the first product of matrices in a process. Without it a head, whose products
+        # must be repeatable, would be refused in a process that has encoded before.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
-
-
-def to_device(frames: np.ndarray, device: torch.device) -> Tensor:
-    """Frames uint8, never written to, on a device."""
-    with warnings.catch_warnings():  # a view on shared memory may be read-only; nothing here writes to it
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        tensor = torch.from_numpy(np.ascontiguousarray(frames))
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:

@@ -31,9 +31,10 @@ from store.lease import WHOLE, hold
 from store.objects import LOCK, Objects
 from store.parallel import each
 from store.plan import Plan, read_plan
+from store.schema import KINDS
 from store.sealed import copy_key
 
-_KINDS = "(?:frames|clip|pose)"
+_KINDS = f"(?:{'|'.join(KINDS)})"
 _ID = "[a-z0-9-]+-[0-9a-f]{8}"
 _GROUP = rf"(?P<group>{_KINDS}/{_ID}(?:/text/{_ID})?)"
 # Every form of key that a store has beside its own tables.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from store.errors import UsageError
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Kinds of token in a prompt, as stored in ``token_kinds``.
@@ -60,3 +64,16 @@ class TextSet:
     token_kinds: torch.Tensor
     logit_scale: float
     logit_bias: float
+
+
+def on_pose_axis(clip_frames: np.ndarray, stored: int, pose_frames: int) -> np.ndarray:
+    """Where some of the ``stored`` frames of CLIP, given by their positions, are among the ``pose_frames`` frames of
+    pose: the same frames of the video, however long it is. Raises ``UsageError`` where one of them is not there."""
+    places, between = divmod(clip_frames * pose_frames, stored)
+    if between.any():
+        raise UsageError(
+            f"frames are {len(clip_frames)} of the {stored} of CLIP, of which some are not among the {pose_frames} of "
+            f"pose; allowed: frames={math.gcd(stored, pose_frames)}, or a pose group whose --pose-frames is a multiple "
+            f"of {stored}"
+        )
+    return places

@@ -25,6 +25,7 @@ def definition_key(group: str) -> str:
 
 
 def commit_key(group: str, shard: int) -> str:
+    """The Parquet file of a shard's commit, one row a video."""
     return f"{COMMITS}/{group}/{shard}.parquet"
 
 

@@ -113,12 +113,14 @@ class Plan:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def read_parquet(data: bytes) -> pa.Table:
+    """The table of a Parquet file. Raises pyarrow's errors where it is none."""
     # One thread, no read-ahead: these tables are small, and Arrow's thread pools were seen to abort a process that ends
     # while they start.
     return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)

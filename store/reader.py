@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from store.commits import QUARANTINED, corrupt
 from store.errors import MissingError, UsageError, one_of
-from store.features import Features, TextSet
+from store.features import Features, TextSet, on_pose_axis
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
 from store.objects import Objects, open_objects
@@ -333,7 +333,7 @@ class FeatureStore:
                 values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
-            pose_frames = torch.from_numpy(frame_index * _length(pose_group, "pose_frame") // stored)
+            pose_frames = torch.from_numpy(on_pose_axis(frame_index, stored, _length(pose_group, "pose_frame")))
         return self._describe(tensors, pose_frames, slots, list(chosen.values())[:1], device)
 
     def _describe(

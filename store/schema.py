@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+# Kinds of groups with a row a slot; a text set, the one other kind, lies below its CLIP group.
+KINDS = ("frames", "clip", "pose", "video", "posefeat")
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -46,11 +49,10 @@ class ArraySpec:
 class Modality:
     """A group of arrays with its own commits.
 
-    ``kind`` is ``frames``, ``clip``, ``pose``, ``video`` or ``text``; ``record`` holds everything that changes the
-    numbers (resolved model config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the
-    group's id is the short ``name`` and a hash of the record, so the same numbers always get the same id. The arrays of
-    a text set have no row a slot: their shapes are complete, and ``parent`` is the path of the CLIP group they belong
-    to.
+    ``kind`` is one of ``KINDS`` or ``text``; ``record`` holds everything that changes the numbers (resolved model
+    config, weight digest, preprocessing, sampling, library versions) as plain JSON values; the group's id is the short
+    ``name`` and a hash of the record, so the same numbers always get the same id. The arrays of a text set have no row
+    a slot: their shapes are complete, and ``parent`` is the path of the CLIP group they belong to.
     """
 
     kind: str

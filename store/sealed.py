@@ -21,10 +21,12 @@ def canonical(value: Any) -> str:
 
 
 def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def seal(value: Any) -> bytes:
+    """A plain JSON value as a text that holds its own hash; ``unseal`` gives it back."""
     text = canonical(value)
     return canonical({"sha256": sha256(text.encode()), "value": value}).encode()
 

@@ -11,8 +11,13 @@ import s3server
 from browser import chromium  # noqa: F401
 from commands import vilp  # noqa: F401
 from faults import python_path
+from hypothesis import settings
 from shared_data import find_shared
 from videos import numbered_frames, write_video
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

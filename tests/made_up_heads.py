@@ -153,6 +153,8 @@ class MadeUpStore:
         persons=False,
         misled=1.0,
         marked_boxes=None,
+        movements=False,
+        files=None,
         second_clip=False,
         second_pose=False,
         video=False,
@@ -161,6 +163,7 @@ class MadeUpStore:
         self.videos, self.sources, self.views, self.noise = videos, sources, views, noise
         self.class_names, self.order, self.quarantined_class = class_names, list(order), quarantined_class
         self.heatmap_clip, self.persons, self.marked_boxes = heatmap_clip, persons, marked_boxes
+        self.movements, self.files = movements, files or {}
         self.labels = np.arange(self.videos) % 4
         # Where ``persons`` carry the class: their cell, by video and frame; another class that all around them carries.
         self.places = self.rng.integers(GRID, size=(self.videos, FRAMES, 2))
@@ -241,7 +244,14 @@ class MadeUpStore:
                 slots = self.plan.slots_of(shard)
                 lost = self.labels[slots] == self.quarantined_class
                 rows = [
-                    CommitRow(slot, "quarantined" if gone else "ok", width=320, height=240, frames=FRAMES)
+                    CommitRow(
+                        slot,
+                        "quarantined" if gone else "ok",
+                        source_sha256=self.files.get(slot, f"hash{slot}"),
+                        width=320,
+                        height=240,
+                        frames=FRAMES,
+                    )
                     for slot, gone in zip(slots, lost, strict=True)
                 ]
                 arrays = {n: a for n, a in make(classes, np.array(slots)).items() if n in modality.arrays}
@@ -297,6 +307,15 @@ class MadeUpStore:
                 [place + 0.02 * self.rng.normal(size=(*place.shape[:2], 17, 2)), np.ones((*place.shape[:2], 17, 1))], -1
             )
             keypoints[:, :, 1] = 0
+        if self.movements:  # each class moves its joints in a way of its own; every second one is another's reverse
+            body, way = 0.1 * np.random.default_rng(4).normal(size=(2, 2, 17, 2))
+            rise = np.linspace(-1, 1, POSE_FRAMES) * np.where(self.labels[slots] % 2, 1, -1)[:, None]
+            moved = (
+                body[self.labels[slots] // 2][:, None] + rise[..., None, None] * way[self.labels[slots] // 2][:, None]
+            )
+            stands = self.rng.uniform(0.3, 0.6, size=(count, 1, 1, 2))
+            keypoints[:, :, 0, :, :2] = moved + stands + 0.02 * self.rng.normal(size=moved.shape)
+            keypoints[:, :, 0, :, 2], keypoints[:, :, 1] = 1, 0
         low, high = (edge(keypoints[..., :2], axis=3) for edge in (np.min, np.max))
         if self.persons:  # a box says nothing about where in the frame the person's joints are
             low[:, :, 0], high[:, :, 0] = 0, 1

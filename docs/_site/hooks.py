@@ -34,6 +34,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "how-to/s3.md",
         "how-to/pose-estimator.md",
         "how-to/clip-model.md",
+        "how-to/skeleton-network.md",
         "how-to/elsewhere.md",
     ),
     "Reference": (COMMANDS, "store.md", "errors.md", "promises.md"),

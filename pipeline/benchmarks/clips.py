@@ -27,6 +27,11 @@ def find_clips(videos: int, folder: Path) -> ClipSet:
         # XviD with B-frames, as all of HMDB51 is: where seeking decoders go wrong.
         singles = tuple(sorted((shared / "clips" / "hmdb51").glob("*.avi")))
         return _of("ucf101", shared / "ucf101-mini", videos, singles, "real clips of UCF101")
+    return render_clips(videos, folder)
+
+
+def render_clips(videos: int, folder: Path) -> ClipSet:
+    """At most ``videos`` clips of people, rendered into ``folder``."""
     from pipeline.datasets.synthetic import CLASSES, SyntheticConfig, render_dataset
 
     subjects = 3

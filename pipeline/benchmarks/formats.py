@@ -78,6 +78,8 @@ class Format:
 
 
 class Ours(Format):
+    """A store, as ``extract`` leaves it."""
+
     name = "ours, a store"
 
     def write(self) -> None:
@@ -95,6 +97,8 @@ class Ours(Format):
 
 
 class NpyFiles(Format):
+    """A file a video and array, read one by one."""
+
     name = ".npy files, one a video"
 
     def write(self) -> None:
@@ -119,6 +123,8 @@ class NpyFiles(Format):
 
 
 class Npz(Format):
+    """One archive of whole arrays, which can only be read as a whole."""
+
     name = "one .npz"
     random = False
 
@@ -135,6 +141,8 @@ class Npz(Format):
 
 
 class Hdf5(Format):
+    """One HDF5 file whose chunks are videos."""
+
     name = "HDF5, a chunk a video"
 
     def write(self) -> None:
@@ -169,6 +177,8 @@ class Hdf5(Format):
 
 
 class RawMap(Format):
+    """One file of raw bytes an array, mapped into memory: the floor that any format can reach."""
+
     name = "raw memory map"
 
     def write(self) -> None:

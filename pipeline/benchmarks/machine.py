@@ -33,6 +33,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
+    """The machine that this process runs on."""
     import torch
 
     from stages.precision import has_amx, resolve_precision

@@ -101,6 +101,7 @@ def extract(paths: Sequence[Path], out: Path, model_name: str, wanted: int) -> N
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Extract the files that a list names: ``LIST OUT MODEL FRAMES``."""
     listing, out, model, wanted = arguments
     paths = [Path(line) for line in Path(listing).read_text().splitlines()]
     extract(paths, Path(out), model, int(wanted))

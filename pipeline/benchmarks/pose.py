@@ -32,7 +32,7 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
         Clip(VideoRef(slot, path.stem, str(path)), decode_video(path, config.frames)) for slot, path in enumerate(paths)
     ]
     progress.note(f"pose: building {DETECTOR} and {KEYPOINTS}")
-    ours = _estimator()
+    ours = make_estimator()
     inferencer = _inferencer(ours)
     frames = [np.ascontiguousarray(frame[..., ::-1]) for clip in decoded for frame in clip.video.frames]
     found = sum(len(persons) for clip in ours(decoded) for persons in clip)
@@ -62,7 +62,8 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     ]
 
 
-def _estimator() -> Any:
+def make_estimator() -> Any:
+    """Our estimator of these models, set up, on the GPU where there is one."""
     from stages.pose.mmpose import TopDownEstimator
 
     settings = {"det_weights": "none", "pose_weights": "none", "config": f"{DETECTOR},{KEYPOINTS}"}

@@ -81,6 +81,8 @@ class Idle:
 
 
 class IdleDecoder(Idle):
+    """Gives one black pixel a video."""
+
     def __call__(self, refs: Sequence[VideoRef]) -> DecodedChunk:
         frames = np.zeros((1, 1, 1, 3), np.uint8)
         video = DecodedVideo(frames, np.zeros(1, np.int32), np.zeros(1), 1, 1, 25.0, 1, 1)
@@ -94,11 +96,15 @@ class IdleDecoder(Idle):
 
 
 class IdleEncoder(Idle):
+    """Gives one zero a clip, float32 [N, 1]."""
+
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         return {"x": np.zeros((len(clips), 1), np.float32)}
 
 
 class IdleWriter(Idle):
+    """Writes nothing, and commits every video."""
+
     def __call__(
         self, shard: int, modality: Modality, outcomes: Sequence[DecodeOutcome], *rest: object
     ) -> list[CommitRow]:
@@ -106,11 +112,15 @@ class IdleWriter(Idle):
 
 
 class IdleBranch(Branch):
+    """A branch whose encoder does nothing."""
+
     def build(self) -> Any:
         return IdleEncoder()
 
 
 class IdleGraph(Graph):
+    """A graph of stages that do nothing."""
+
     def decoder(self, *, ring: int) -> Any:
         return IdleDecoder()
 

@@ -13,7 +13,7 @@ from pipeline.datasets import folder, hmdb51, manifest, ucf101
 from pipeline.datasets.base import Dataset, Video
 from store.errors import UsageError, one_of
 
-__all__ = ["DATASETS", "Dataset", "Video", "default_root", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "Video", "default_root", "load_dataset", "video_root"]
 
 DATASETS = ("ucf101", "hmdb51", "folder", "manifest", "synthetic")
 
@@ -21,6 +21,12 @@ DATASETS = ("ucf101", "hmdb51", "folder", "manifest", "synthetic")
 def default_root(name: str) -> Path:
     """``$VILP_DATA/<name>``, or ``data/<name>`` in the working directory."""
     return Path(os.environ.get("VILP_DATA") or "data") / name
+
+
+def video_root(name: str, root: str | Path) -> Path:
+    """The folder that the paths of a dataset's videos are relative to: its root, or that of the manifest's file."""
+    path = Path(root)
+    return path.parent if name == "manifest" and path.suffix in (".csv", ".parquet") else path
 
 
 def load_dataset(

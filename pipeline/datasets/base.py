@@ -121,6 +121,8 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
+    """Size in bytes and modification time in nanoseconds of a file."""
+
     bytes: int
     mtime_ns: int
 

@@ -29,7 +29,7 @@ LICENCE = "CC BY 4.0; the footage belongs to its owners (https://serre-lab.clps.
 HINT = (
     "unpack hmdb51_org.rar (every class archive in it too) and test_train_splits.rar of "
     "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database there, "
-    "or pass --root DIR (and --splits DIR)"
+    "let vilp-pipe datasets prepare hmdb51 do that, or pass --root DIR (and --splits DIR)"
 )
 
 _SUBSETS = {"0": UNUSED, "1": TRAIN, "2": TEST}
@@ -37,6 +37,11 @@ _LISTS = "testTrainMulti_7030_splits"
 
 
 def load(root: Path, splits_dir: Path | None) -> Dataset:
+    """The videos under ``root`` that the official lists name.
+
+    The lists are in ``splits_dir``, or else beside the videos. Raises ``MissingError`` where there is no video or no
+    list, ``UsageError`` where a list is not what it should be.
+    """
     need_folder(root, "hmdb51", HINT)
     prefix = next((f"{name}/" for name in ("hmdb51_org", "videos") if (root / name).is_dir()), "")
     class_names, listed = read_lists(_find_lists(root, splits_dir))

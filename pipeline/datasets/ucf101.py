@@ -28,13 +28,18 @@ NUM_SPLITS = 3
 LICENCE = "research use only (https://www.crcv.ucf.edu/data/UCF101.php)"
 HINT = (
     "unpack UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip of https://www.crcv.ucf.edu/data/UCF101.php "
-    "there, or pass --root DIR (and --splits DIR)"
+    "there, let vilp-pipe datasets prepare ucf101 do that, or pass --root DIR (and --splits DIR)"
 )
 
 _GROUP = re.compile(r"_g(\d+)_c\d+$")
 
 
 def load(root: Path, splits_dir: Path | None) -> Dataset:
+    """The videos under ``root`` that the official lists name.
+
+    The lists are in ``splits_dir``, or else beside the videos. Raises ``MissingError`` where there is no video or no
+    list, ``UsageError`` where a list is not what it should be.
+    """
     need_folder(root, "ucf101", HINT)
     prefix = "UCF-101/" if (root / "UCF-101").is_dir() else ""
     class_names, listed = read_lists(_find_lists(root, splits_dir))

@@ -23,6 +23,7 @@ _BITS, _SIDE = 6, 16
 
 
 def codecs() -> Check:
+    """Whether PyAV decodes what the datasets are coded with, and what users often have."""
     import av
     from av.codec import Codec
 

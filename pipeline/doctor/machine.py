@@ -33,6 +33,7 @@ RAY_SECONDS = 90.0
 
 
 def python() -> Check:
+    """Whether this is a Python that vilp-pipe runs on."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info[:2] in PYTHONS:
         return Check("python", OK, found)
@@ -57,6 +58,7 @@ def packages() -> Iterator[Check]:
 
 
 def processor() -> Check:
+    """Cores, vector instructions, and what ``--precision auto`` makes of them."""
     import torch
 
     from stages.precision import resolve_precision
@@ -74,6 +76,7 @@ def processor() -> Check:
 
 
 def gpu() -> Check:
+    """Whether torch sees a GPU, and multiplies rightly on it."""
     import torch
 
     if torch.cuda.is_available():
@@ -91,6 +94,7 @@ def gpu() -> Check:
 
 
 def memory() -> Iterator[Check]:
+    """Memory for this process, and shared memory for decoded frames."""
     total, available = machine_memory(), _available()
     found = f"{total / 2**30:.1f} GB for this process, {available / 2**30:.1f} GB available now"
     few = min(total, available) < LITTLE_MEMORY
@@ -126,6 +130,7 @@ def ray() -> Check:
 
 
 def this_machine(*, with_ray: bool) -> Iterator[Check]:
+    """All of it, a line at a time; Ray, which takes seconds to start, where it is asked for."""
     yield python()
     yield from packages()
     yield safely("cpu", processor)

@@ -4,6 +4,7 @@
           index.parquet            one row a video; written last: with it the export is whole
           000000.tar, ...          webdataset: samples ``<key>.<array>.npy``, ``<key>.cls`` (label), ``<key>.json``
           <array>/<key>.npy        npy
+          text/<id>/<array>.npy    with arrays of CLIP: class and word embeddings, token kinds, a folder a text set
 
 Keys are made of the slot and of letters, digits and hyphens of the video's id, whatever that holds. An export has the
 same bytes however often it is made. Files are put in place whole, so that after a kill the same command goes on.
@@ -41,7 +42,7 @@ _BATCH = 64
 @dataclass(frozen=True)
 class Exported:
     """What an export holds. ``left_out`` are videos of the selection that have no features; ``files`` are its tars or
-    .npy files, of which ``present`` were there before."""
+    .npy files of videos, of which ``present`` were there before; ``texts`` are its text sets."""
 
     out: str
     format: str
@@ -49,6 +50,7 @@ class Exported:
     left_out: int
     files: int
     present: int
+    texts: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,7 +72,8 @@ def export(
     shuffle: bool = True,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the features that ``FeatureStore.load`` gives for the same arguments into a folder or a bucket.
+    """Write the features that ``FeatureStore.load`` gives for the same arguments into a folder or a bucket, and with
+    those of CLIP the embeddings of the class names.
 
     to           ``webdataset`` or ``npy``
     out          a directory, or ``s3://bucket/prefix``: empty, or what is there of the same export
@@ -97,6 +100,7 @@ def export(
     there = _begin(place, about)
     progress.begin("exporting", len(samples))
     written = _write_tars(place, tars, there, progress) if tars else _write_arrays(place, samples, there, progress)
+    each(lambda file: place.put(*file), [file for file in samples.text_files().items() if file[0] not in there])
     columns = {"file": tars.names()} if tars else {f"{name}_file": samples.files(name) for name in samples.arrays}
     table = samples.table
     for name, values in columns.items():
@@ -106,7 +110,7 @@ def export(
         place.delete(key)
     progress.end()
     files = len(tars) if tars else len(samples) * len(samples.arrays)
-    return Exported(place.url, to, len(samples), samples.left_out, files, files - written)
+    return Exported(place.url, to, len(samples), samples.left_out, files, files - written, tuple(samples.texts))
 
 
 def _begin(place: Objects, about: dict[str, Any]) -> set[str]:

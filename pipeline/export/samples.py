@@ -23,6 +23,8 @@ from store.torch_dataset import FeatureDataset
 
 # Enough to tell videos apart at a glance; the slot makes a key unique.
 _NAME_LENGTH = 60
+# What is said of a text set beside its arrays: see ``store.features.TextSet``.
+_TEXT_FACTS = ("class_names", "templates", "logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Samples:
     """N videos with features, in the order of their slots.
 
     arrays    group of every array by name
+    texts     text sets of the CLIP group that is among them, by id: class names as the model embeds them
     table     key, slot, video_id, path, label, class_name, source, splits, status, width and height, one row a video
     left_out  videos of the selection that have no features
     """
@@ -46,6 +49,7 @@ class Samples:
     store: FeatureStore
     dataset: FeatureDataset
     arrays: Mapping[str, Group]
+    texts: Mapping[str, Group]
     table: pa.Table
     selection: Mapping[str, Any]
     left_out: int
@@ -73,7 +77,13 @@ class Samples:
         selection = {"split": split, "subset": subset, "frames": frames, "view": view}
         planned = len(store.selected(split, subset))
         table = _table(store, np.asarray(dataset.slots, np.int64), list(chosen.values()))
-        return Samples(store, dataset, chosen, table, selection, planned - len(dataset))
+        clips = {group.path for group in chosen.values() if group.modality.kind == "clip"}
+        texts = {
+            group.modality.id: group
+            for group in store.groups.values()
+            if group.modality.parent in clips and _is_written(store, group)
+        }
+        return Samples(store, dataset, chosen, texts, table, selection, planned - len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -100,6 +110,14 @@ class Samples:
             for slot, fact in zip(slots, facts, strict=True)
         ]
 
+    def text_files(self) -> dict[str, bytes]:
+        """The .npy files of the text sets by name, such as ``text/<id>/class_embeddings.npy``."""
+        return {
+            f"text/{name}/{array}.npy": npy_bytes(self.store.whole(group, array))
+            for name, group in self.texts.items()
+            for array in group.modality.arrays
+        }
+
     def about(self) -> dict[str, Any]:
         """What is exported, as plain JSON values; others for other features, labels or selections."""
         first = self.dataset.read(self.dataset.slots[:1])
@@ -121,6 +139,17 @@ class Samples:
                 }
                 for name, group in self.arrays.items()
             },
+            "texts": {
+                name: {
+                    **{key: group.modality.record[key] for key in _TEXT_FACTS},
+                    "arrays": {
+                        array: {"shape": list(spec.shape), "dtype": spec.dtype, "dims": list(spec.dims)}
+                        for array, spec in group.modality.arrays.items()
+                    },
+                    "group": group.path,
+                }
+                for name, group in self.texts.items()
+            },
             # For each CLIP frame its position on the axis of pose frames.
             "pose_frames": None if frames is None else frames.tolist(),
             "sha256": self._digest(),
@@ -128,13 +157,21 @@ class Samples:
 
     def _digest(self) -> str:
         """Over the hashes of all shards that are read, and over what is said of the videos."""
-        paths = sorted({group.path for group in self.arrays.values()})
+        paths = sorted({group.path for group in (*self.arrays.values(), *self.texts.values())})
         shards = {
             path: {str(n): dict(found) for n, found in self.store.commits(self.store.groups[path]).objects.items()}
             for path in paths
         }
         facts = self.table.to_pylist()
         return hashlib.sha256(canonical([shards, facts]).encode()).hexdigest()
+
+
+def _is_written(store: FeatureStore, text: Group) -> bool:
+    """Whether a text set has been computed, and has names for files: a store may be a stranger's."""
+    for name in (text.modality.id, *text.modality.arrays):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise StoreError(f"{store.url} names a text {name!r}; it is no store of ours", kind="store-format")
+    return bool(store.commits(text).objects)
 
 
 def npy_bytes(values: np.ndarray) -> bytes:

@@ -42,11 +42,12 @@ class AttentionPool(nn.Module):
         self.std.copy_(std.clamp(min=_SMALLEST_STD))
 
     def forward(self, tokens: Tensor, heatmap: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """``tokens`` [B, T, G, G, W], ``heatmap`` and ``mask`` (bool, True where used) [B, T, G, G] -> [B, W]."""
+        """``tokens`` [B, T, G, G, W] (float32, or bfloat16 under autocast), ``heatmap`` and ``mask`` (bool, True where
+        used) [B, T, G, G] -> [B, W]."""
         batch, frames, grid, _, width = tokens.shape
-        x = tokens.float().reshape(-1, width)
+        x = tokens.reshape(-1, width)
         # The mean shifts all scores of a head alike, which the softmax does not see.
-        scores = (x @ (self.key / self.std.unsqueeze(-1))).view(batch, frames, grid * grid, -1)
+        scores = (x @ (self.key / self.std.unsqueeze(-1))).float().view(batch, frames, grid * grid, -1)
         scores = scores + (self.time @ self.key).unsqueeze(1) + self.space @ self.key
         if heatmap is not None:
             logs = (heatmap.float() + HEATMAP_FLOOR).log().view(batch, frames, -1, 1)

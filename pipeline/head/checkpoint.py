@@ -1,4 +1,5 @@
-"""A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head.
+"""A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head (and,
+once features were made with it, one ``split<s>-seed<n>-held.safetensors``: see ``Held``).
 
 Every file is put in place atomically, and ``run.json``, which holds the hashes of the others, goes last: a directory
 has a run if and only if it has that file.
@@ -11,13 +12,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.head.metrics import ranking
@@ -31,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 
 
 def checkpoint_name(split: int, seed: int) -> str:
+    """File of the head of a split and seed, in the directory of a run."""
     return f"split{split}-seed{seed}.safetensors"
 
 
@@ -56,14 +59,14 @@ def write_run(
     for stale in (directory / RECORD, directory / PREDICTIONS, *directory.glob("split*-seed*.safetensors")):
         stale.unlink(missing_ok=True)
     table = predictions_table(predictions, result.class_names)
-    files = {PREDICTIONS: _put(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))}
+    files = {PREDICTIONS: put_predictions(directory, table)}
     for (split, seed), head in heads.items():
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
         name = checkpoint_name(split, seed)
-        files[name] = _put(directory / name, partial(save_file, tensors))
+        files[name] = put_file(directory / name, partial(save_file, tensors))
     result = replace(result, directory=directory, files=files)
     text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    _put(directory / RECORD, lambda path: path.write_text(text + "\n"))
+    put_file(directory / RECORD, lambda path: path.write_text(text + "\n"))
     return result
 
 
@@ -82,12 +85,66 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
     return RunResult.from_dict(data).at(Path(directory))
 
 
+def put_predictions(directory: Path, table: pa.Table) -> str:
+    """Put a table of predictions (see ``predictions_table``) into a directory; returns the file's SHA-256 (hex)."""
+    return put_file(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))
+
+
 def load_head(run: RunResult, split: int, seed: int) -> Head:
     """A trained head of a run, on the CPU. Raises ``StoreError`` (``store-corrupt``) where its file was changed."""
     name = checkpoint_name(split, seed)
     head = build_head(run.config, run.sizes)
     head.load_state_dict(load_file(_checked(run, name)))
     return head.eval()
+
+
+def weights_digest(run: RunResult, split: int, seed: int) -> str:
+    """SHA-256 (hex) of a trained head's file, as it was written."""
+    return run.files[checkpoint_name(split, seed)]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The same head trained again without the videos of an inner validation: what its file says beside the weights.
+
+    of        SHA-256 of the file of the head that saw all training videos
+    training  ids of all training videos; of these ``held_out`` were held out
+    """
+
+    of: str
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def held_name(split: int, seed: int) -> str:
+    """File of the head that was trained without the held-out videos of a split, in the directory of a run."""
+    return f"split{split}-seed{seed}-held.safetensors"
+
+
+def write_held(run: RunResult, split: int, seed: int, head: Head, facts: Held) -> None:
+    """Put a head that was trained without an inner validation beside the others of a run."""
+    assert run.directory is not None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    # One entry: safetensors writes several in any order, and the file's hash is the head's name.
+    text = json.dumps(asdict(facts), sort_keys=True)
+    put_file(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
+
+
+def read_held(run: RunResult, split: int, seed: int) -> tuple[Head, Held, str] | None:
+    """That head, on the CPU, what its file says, and the file's SHA-256; None where there is none of this run's."""
+    assert run.directory is not None
+    path = run.directory / held_name(split, seed)
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["held"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    facts = Held(found["of"], tuple(found["training"]), tuple(found["held_out"]))
+    if facts.of != weights_digest(run, split, seed):
+        return None
+    head = build_head(run.config, run.sizes)
+    head.load_state_dict(state)
+    return head.eval(), facts, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_predictions(run: RunResult) -> list[Prediction]:
@@ -144,7 +201,7 @@ def _checked(run: RunResult, name: str) -> Path:
     return path
 
 
-def _put(path: Path, write: Callable[[Path], object]) -> str:
+def put_file(path: Path, write: Callable[[Path], object]) -> str:
     """Write a file beside its place, make it durable and move it there; returns its SHA-256 (hex)."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(handle)

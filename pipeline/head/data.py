@@ -96,13 +96,14 @@ class Inputs:
 
 
 class Batches:
-    """Takes batches out of inputs, in float32, on the device of the labels.
+    """Takes batches out of inputs, on the device of the labels: in float32, patch tokens in ``tokens``.
 
     On a CPU the token grids are converted row by row into a buffer that is kept: a fresh allocation of this size costs
     more than the copy. A batch is therefore valid until the next one is taken.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, *, tokens: torch.dtype = torch.float32) -> None:
+        self._tokens = tokens
         self._flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.tensors.items()}
         self._views = inputs.views
         self.device = inputs.device
@@ -125,13 +126,13 @@ class Batches:
         else:
             flat = (index.unsqueeze(1) * tensor.shape[1] + frames).flatten().to(tensor.device)
             taken = tensor.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
-        return taken.to(self.device).float()
+        return taken.to(self.device, self._tokens if name == "tokens" else torch.float32)
 
     def _token_rows(self, tensor: Tensor, index: Tensor, frames: Tensor | None) -> Tensor:
         shape = tensor.shape[1:] if frames is None else torch.Size((frames.shape[1], *tensor.shape[2:]))
         buffer = self._buffers.get("tokens")
         if buffer is None or len(buffer) < len(index) or buffer.shape[1:] != shape:
-            buffer = self._buffers["tokens"] = torch.empty(len(index), *shape)
+            buffer = self._buffers["tokens"] = torch.empty(len(index), *shape, dtype=self._tokens)
         for position, row in enumerate(index.tolist()):
             buffer[position].copy_(tensor[row] if frames is None else tensor[row, frames[position]])
         return buffer[: len(index)]
@@ -182,7 +183,7 @@ def load_inputs(
         tensors[name] = _as_view(name, features[array]) if config.encoder == "video" else features[array]
     tensors |= _pooled_inputs(store, selection, config, features.slots, positions)
     if "skeleton" in config.inputs:
-        tensors["skeleton"] = _skeletons(store, selection, features.slots.tolist())
+        tensors["skeleton"] = load_skeletons(store, selection, features.slots.tolist())
     tensors = _wanted_views(store, selection, {name: tensors[name] for name in config.inputs})
     _refuse_non_finite(tensors, features)
     tensors, notes = _resident(tensors, device)
@@ -263,11 +264,17 @@ def _pooled_inputs(
     return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}
 
 
-def _skeletons(store: FeatureStore, selection: Selection, slots: list[int]) -> Tensor:
-    """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``."""
-    parts = []
+def load_skeletons(
+    store: FeatureStore, selection: Selection, slots: Sequence[int], order: Tensor | None = None
+) -> Tensor:
+    """Skeletons of some videos in every view, float16 [B, V, Ts, Q, F]: mirrored in the view ``flip``. ``order`` int64
+    [B, Tp] puts the stored poses of each video into another order first."""
+    parts, start = [], 0
     for features in store.iter_shards(arrays=("keypoints",), slots=slots, pose=selection.pose):
         keypoints, aspect = features["keypoints"], features.sizes[:, 0] / features.sizes[:, 1]
+        if order is not None:
+            keypoints = torch.stack([k[o] for k, o in zip(keypoints, order[start:], strict=False)])
+            start += len(keypoints)
         views = [mirror_keypoints(keypoints) if view == "flip" else keypoints for view in selection.views]
         parts.append(torch.stack([skeletons(points, aspect) for points in views], dim=1).half())
     return torch.cat(parts)

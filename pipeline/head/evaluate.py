@@ -126,6 +126,7 @@ def train_head(
         raise UsageError(f"seeds is {seeds}; allowed: 1 or more")
     job = make_job(store, head, frames=frames, device=device, clip=clip, pose=pose, text=text, video=video)
     check_epochs(job.config, training)
+    training = training.on(job.device)
     splits = chosen_splits(job.store, split)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
     prepare_directory(directory)
@@ -291,6 +292,7 @@ def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
 
 
 def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
+    """What a head says of test videos: scores float32 [N, C], with their labels, slots, ids and sources."""
     scores = predict(head, test).numpy()
     return Prediction(split, seed, scores, test.labels.cpu().numpy(), test.slots.numpy(), test.video_ids, test.sources)
 

@@ -91,7 +91,7 @@ def spot_weights(
 
 
 def _weights(cosines: Tensor, bank: WordBank, tau: float, presence: Tensor | None, mask: Tensor | None) -> Tensor:
-    scores = cosines / tau
+    scores = cosines.float() / tau  # a product under autocast is not float32
     if mask is not None:
         scores = scores.masked_fill(~mask.unsqueeze(-1), float("-inf"))
     if presence is None:
@@ -122,11 +122,11 @@ def spot(
     """
     if values is not None:
         weights = _weights(linear(tokens.float(), bank.units), bank, tau, presence, mask)
-        return (weights * linear(values.float(), class_units)).sum(dim=1)
+        return (weights * linear(values.float(), class_units).float()).sum(dim=1)
     # Words and classes in one product: the tokens, which are the large side, are read once.
     cosines = linear(tokens.float(), torch.cat([bank.units, class_units]))
     to_words, to_classes = cosines.split([len(bank.units), len(class_units)], dim=-1)
-    return (_weights(to_words, bank, tau, presence, mask) * to_classes).sum(dim=1)
+    return (_weights(to_words, bank, tau, presence, mask) * to_classes.float()).sum(dim=1)
 
 
 def vcs_logits(

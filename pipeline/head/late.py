@@ -1,8 +1,9 @@
 """Late fusion with a weight: class scores of two things that were trained apart, added.
 
-``log p(c) + w log q(c)``: p are the scores of a run's head, q those of another run (of ``poseconv``, say) or of files
-that mmaction2 dumped. The weight of a split is chosen on an inner validation of its training videos, grouped by source,
-on which the heads of both runs are trained again without those videos. The test set is looked at once, at the end.
+``log p(c) + w log q(c)``: p are the scores of a run's head, q those of another run (of ``poseconv``, say), of
+``posefeat`` groups of the store (see ``pipeline.posefeat``), or of files that mmaction2 dumped. The weight of a split
+is chosen on an inner validation of its training videos, grouped by source, on which the heads of both runs are trained
+again without those videos. The test set is looked at once, at the end.
 
 (A head with ``+pose`` is another thing: there both streams learn together, and their logits are added as they are.)
 """
@@ -11,35 +12,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.head.checkpoint import load_predictions, read_run
-from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, matching_selection, resolve_device
 from pipeline.head.inner import inner_split
 from pipeline.head.metrics import hits
+from pipeline.head.other_scores import OtherScores, RunScores, log_probabilities, other_scores
 from pipeline.head.record import environment
 from pipeline.head.results import Prediction, RunResult, summarise
-from pipeline.head.selection import load_side, open_store
-from pipeline.head.train import Progress, fit, new_head, predict
-from stages.pose.imports.scores import ClassScores, read_scores
+from pipeline.head.train import Progress
+from pipeline.studies.verdict import gain
 from store.errors import MissingError, UsageError
 
 # From the head alone to, by and large, the other alone.
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 64.0)
-_SMALLEST = 1e-8
+FORMAT = "vilp-late-fusion"
 
 
 @dataclass(frozen=True)
 class SplitFusion:
     """One split: the chosen weight, top-1 of every weight on the inner validation (of so many videos), and summaries of
     the test videos for the head, the other and both. Of ``lacking`` test videos there are no other scores: they keep
-    the head's."""
+    the head's. ``pairs`` are SHA-256 of the files of both heads, a pair a seed; none where the other is no head."""
 
     split: int
     weight: float
@@ -50,34 +47,32 @@ class SplitFusion:
     head: Mapping[str, Any]
     other: Mapping[str, Any]
     fused: Mapping[str, Any]
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class LateResult:
-    """Accuracies in [0, 1] of a head, of other scores and of both together."""
+    """Accuracies in [0, 1] of a head, of other scores and of both together. ``other_run`` is the directory of the run
+    whose heads give the other scores, if any; ``gains`` are those of both together over the ``head`` and over the
+    ``other`` (see ``pipeline.studies.verdict.Gain``); ``predictions`` are those of both together, as logits."""
 
     run: str
     dataset: str
     head: str
     other: str
+    other_run: str | None
+    class_names: tuple[str, ...]
     splits: tuple[SplitFusion, ...]
     warnings: tuple[str, ...]
     environment: Mapping[str, Any]
+    gains: Mapping[str, Any]
+    predictions: tuple[Prediction, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "format": "vilp-late-fusion", "version": 1}
-
-
-class OtherScores(Protocol):
-    """Class scores from elsewhere, as log-probabilities by video id."""
-
-    name: str
-    warnings: tuple[str, ...]
-
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Of the inner validation's videos; what learns, learns on ``fitting`` alone."""
-
-    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]: ...
+        """Plain JSON values, without the predictions."""
+        values = asdict(replace(self, predictions=()))
+        del values["predictions"]
+        return {**values, "format": FORMAT, "version": 1}
 
 
 def fuse(scores: np.ndarray, others: np.ndarray, weight: float) -> np.ndarray:
@@ -106,20 +101,23 @@ def late_fusion(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> LateResult:
-    """Fuse the head of a run with what ``other`` names: the directory of another run on videos of the same names, or
-    score files of mmaction2 (see ``stages.pose.imports.scores``), which together hold training and test videos;
-    ``annotations`` name the videos of files that do not.
+    """Fuse the head of a run with what ``other`` names: the directory of another run on videos of the same names,
+    ``posefeat`` or ``posefeat/<id>`` (or the beginning of an id) for groups of the run's store, or score files of
+    mmaction2 (see ``stages.pose.imports.scores``), which together hold training and test videos; ``annotations`` name
+    the videos of files that do not.
 
-    Raises ``UsageError`` for scores of other classes, ``MissingError`` where there are none of the videos that the
-    weight is chosen on, ``StoreError`` where the features are no longer those of a run.
+    Raises ``UsageError`` for scores of other classes and for a network that was trained on test videos,
+    ``MissingError`` where there are no scores of the videos that the weight is chosen on, ``StoreError`` where the
+    features are no longer those of a run.
     """
     recorded = run if isinstance(run, RunResult) else read_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; late fusion needs one with --epochs 1 or more")
-    mine = _RunScores(recorded, device, progress)
-    theirs = _others(other, annotations, mine, device, progress)
+    mine = RunScores(recorded, device, progress)
+    theirs = other_scores(other, annotations, mine, device, progress)
     predictions = load_predictions(recorded)
-    splits = []
+    splits: list[SplitFusion] = []
+    parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
     for split in sorted({score.split for score in recorded.scores}):
         train = mine.train(split)
         labels = train.labels.cpu().numpy()
@@ -136,25 +134,45 @@ def late_fusion(
         own = mine.held_out(split, *names)
         heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
         weight, tried = choose_weight(heads, others, labels[known], [train.sources[row] for row in known])
-        splits.append(_tested([p for p in predictions if p.split == split], theirs, weight, tried, len(known)))
+        mine_of_split = [p for p in predictions if p.split == split]
+        tested, of_split = _tested(mine_of_split, mine, theirs, weight, tried, len(known))
+        splits.append(tested)
+        for name, found in of_split.items():
+            parts[name] += found
     return LateResult(
-        run=str(recorded.directory),
+        run=mine.directory or "",
         dataset=recorded.selection.dataset,
         head=recorded.config.head,
         other=theirs.name,
+        other_run=theirs.directory,
+        class_names=recorded.class_names,
         splits=tuple(splits),
         warnings=(*recorded.warnings, *theirs.warnings),
         environment=environment(mine.job.device),
+        gains={name: _gain(parts["fused"], parts[name]) for name in ("head", "other")},
+        predictions=tuple(parts["fused"]),
     )
+
+
+def _gain(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, Any]:
+    """What the first gain over the second in top-1, the mean over the splits."""
+    splits = sorted({p.split for p in first})
+    sources = [next(p.sources for p in first if p.split == split) for split in splits]
+    one, other = (
+        [np.stack([hits(p.scores, p.labels) for p in those if p.split == split]) for split in splits]
+        for those in (first, second)
+    )
+    return gain(one, other, sources).to_dict()
 
 
 def _tested(
     of_split: Sequence[Prediction],
+    mine: RunScores,
     theirs: OtherScores,
     weight: float,
     tried: dict[str, float],
     videos: int,
-) -> SplitFusion:
+) -> tuple[SplitFusion, dict[str, list[Prediction]]]:
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
     lacking = 0
     for found in of_split:
@@ -169,118 +187,7 @@ def _tested(
             parts[name].append(Prediction(found.split, found.seed, values, *facts))
     summaries = {name: asdict(summarise(predictions)[0]) for name, predictions in parts.items()}
     first = of_split[0]
-    return SplitFusion(first.split, weight, tried, videos, len(first.labels), lacking, **summaries)
-
-
-def log_probabilities(scores: np.ndarray) -> np.ndarray:
-    """Log-probabilities float64 [N, C] of logits."""
-    return torch.from_numpy(np.asarray(scores, np.float64)).log_softmax(dim=-1).numpy()
-
-
-class _RunScores:
-    """A run: its recorded predictions, and its head trained again on part of the training videos."""
-
-    def __init__(self, run: RunResult, device: str, progress: Progress | None) -> None:
-        store = open_store(run.selection.store)
-        selection = matching_selection(run, store, run.config, False)
-        self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
-        self.job = Job(store, run.config, selection, load_side(store, selection, run.config), resolve_device(device))
-        self.warnings = tuple(run.warnings)
-        self._predictions: list[Prediction] = load_predictions(run)
-        self._train: tuple[int, Inputs] | None = None
-
-    def train(self, split: int) -> Inputs:
-        """The training videos of a split, as the head was trained on them; those of one split at a time are kept."""
-        if self._train is None or self._train[0] != split:
-            self._train = None
-            self._train = split, self.job.inputs(split, "train", every_frame=self.run.training.random_frames)
-        return self._train[1]
-
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        part, held = (_named(self.train(split), names) for names in (fitting, validation))
-        seed = min(score.seed for score in self.run.scores)
-        head = new_head(self.run.config, part, self.job.text, seed=seed)
-        fit(head, part, self.run.training, split=split, seed=seed, progress=self.progress)
-        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
-
-    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        of_split = [p for p in self._predictions if p.split == split]
-        if not of_split:
-            raise UsageError(f"{self.name} has no split {split}; train it on the same splits")
-        found = next((p for p in of_split if p.seed == seed), of_split[0])
-        return dict(zip(found.video_ids, log_probabilities(found.scores), strict=True))
-
-
-def _named(inputs: Inputs, names: Sequence[str]) -> Inputs:
-    """The videos with these names that there are."""
-    wanted = frozenset(names)
-    rows = [row for row, name in enumerate(inputs.video_ids) if name in wanted]
-    return inputs.rows(torch.tensor(rows, dtype=torch.int64))
-
-
-class _FileScores:
-    """Scores of a network that nothing here trained."""
-
-    warnings: tuple[str, ...] = (
-        "the scores that were read are of a network that may have been trained on the videos on which the weight is "
-        "chosen: it is surer of those, and its weight then too large",
-    )
-
-    def __init__(self, name: str, scores: Mapping[str, ClassScores]) -> None:
-        self.name, self._scores = name, scores
-
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        return self._of(validation)
-
-    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        return self._of(video_ids)
-
-    def check(self, labels: Mapping[str, int], classes: int) -> None:
-        """Raise ``UsageError`` unless the scores are of these classes, in this order, as far as the file says."""
-        found = {name: self._scores[_last(name)] for name in labels if _last(name) in self._scores}
-        for name, entry in found.items():
-            if len(entry.values) != classes:
-                raise UsageError(f"{self.name} holds scores of {len(entry.values)} classes, and the run has {classes}")
-            if entry.label not in (None, labels[name]):
-                raise UsageError(
-                    f"{self.name} has {name!r} in class {entry.label} and the run in class {labels[name]}, from 0 on: "
-                    "its classes are others, or in another order; write the scores in the order of the run's classes"
-                )
-
-    def _of(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        found = {name: self._scores[_last(name)].values for name in names if _last(name) in self._scores}
-        return {name: _as_logarithms(values) for name, values in found.items()}
-
-
-def _as_logarithms(values: np.ndarray) -> np.ndarray:
-    """Log-probabilities of scores, which are probabilities already where they look like it."""
-    if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
-        return np.log(values.clip(min=_SMALLEST))
-    return log_probabilities(values)
-
-
-def _last(video_id: str) -> str:
-    return video_id.rpartition("/")[2]
-
-
-def _others(
-    other: Sequence[str | os.PathLike[str]],
-    annotations: str | os.PathLike[str] | None,
-    mine: _RunScores,
-    device: str,
-    progress: Progress | None,
-) -> OtherScores:
-    paths = [Path(path) for path in other]
-    if len(paths) == 1 and paths[0].is_dir():
-        theirs = _RunScores(read_run(paths[0]), device, progress)
-        if theirs.run.class_names != mine.run.class_names:
-            raise UsageError(f"{theirs.name} has other classes than {mine.name}; give a run of the same dataset")
-        return theirs
-    merged: dict[str, ClassScores] = {}
-    for path in paths:
-        merged |= read_scores(path, None if annotations is None else Path(annotations))
-    scores = _FileScores(", ".join(path.name for path in paths), merged)
-    videos = mine.job.store.videos
-    labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
-    scores.check(labels, len(mine.run.class_names))
-    return scores
+    heads = [(mine.head(p.split, p.seed), theirs.head(p.split, p.seed)) for p in of_split]
+    pairs = tuple((one, other) for one, other in heads if one is not None and other is not None)
+    tested = SplitFusion(first.split, weight, tried, videos, len(first.labels), lacking, **summaries, pairs=pairs)
+    return tested, parts

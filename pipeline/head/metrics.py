@@ -51,6 +51,7 @@ def clustered_interval(
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of draws [R]: its lower and its upper end."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -295,6 +295,11 @@ class PoseHead(Head):
             self.classes.copy_(classes)
 
     def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+        out = self.classifier(self.features(batch, step_mask))
+        return (out if self.classes is None else out @ self.classes.T,)
+
+    def features(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None) -> Tensor:
+        """What the classifier reads, [B, D]."""
         skeleton = batch["skeleton"].float().transpose(1, 2)
         seen = skeleton[..., -1] > 0
         if step_mask is not None:
@@ -307,10 +312,10 @@ class PoseHead(Head):
         if len(steps):
             tokens = self.transformer(self.embed(skeleton[found]) + self.positions, ~steps)
             shares = steps.float() / steps.sum(dim=1, keepdim=True)
-            persons[found] = (shares.unsqueeze(1) @ tokens).squeeze(1)
+            persons[found] = (shares.unsqueeze(1) @ tokens).squeeze(1).float()
         best = torch.where(found.any(dim=1, keepdim=True), persons.amax(dim=1), 0.0)
-        out = self.classifier(self.norm(best))
-        return (out if self.classes is None else out @ self.classes.T,)
+        normed: Tensor = self.norm(best)
+        return normed
 
 
 class PoseConvHead(Head):
@@ -324,7 +329,12 @@ class PoseConvHead(Head):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
-        return (self.classifier(self.net(batch["skeleton"].float(), step_mask)),)
+        return (self.classifier(self.features(batch, step_mask)),)
+
+    def features(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None) -> Tensor:
+        """What the classifier reads, [B, D]."""
+        found: Tensor = self.net(batch["skeleton"].float(), step_mask)
+        return found
 
 
 class SumHead(Head):

@@ -110,6 +110,7 @@ def cache_directory() -> Path:
 
 
 def cache_path(key: dict[str, Any]) -> Path:
+    """Where pooled tokens are kept that follow from ``key``, plain JSON values."""
     digest = hashlib.sha256(json.dumps([CACHE_VERSION, key], sort_keys=True).encode()).hexdigest()
     return cache_directory() / f"pooled-{digest[:24]}.safetensors"
 

@@ -135,7 +135,7 @@ def _zero_shot(job: Job, trained: RunResult | None, run: RunResult | None) -> Ze
     found = [prediction_of(one, inputs, 0, number) for number, one in enumerate(heads)]
     splits = summarise([part for p in found for part in _by_split(p, store)]) if store.num_splits else ()
     counted = {str(split.split): coverage(store, job.selection, split.split) for split in splits}
-    complete, notes = completeness(store, counted)
+    complete, notes = completeness(store, job.selection, counted)
     if random_weights(store, job.selection):
         notes.append(RANDOM_WEIGHTS)
     record = encoder_record(store, job.selection)

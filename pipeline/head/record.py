@@ -53,8 +53,8 @@ def make_result(
     summaries = summarise(predictions)
     record = selections.encoder_record(store, selection)
     trained = training.epochs > 0
-    complete, notes = completeness(store, coverage)
-    notes = [*warnings, *notes]
+    complete, notes = completeness(store, selection, coverage)
+    notes = [*warnings, *notes, *leaks(store, selection, [s.split for s in summaries])]
     if selections.random_weights(store, selection):
         notes.append(RANDOM_VIDEO if config.encoder == "video" else RANDOM_WEIGHTS)
     notes += too_good(store.dataset_name, record, summaries, chance=1 / len(store.class_names), trained=trained)
@@ -76,18 +76,46 @@ def make_result(
 
 
 def completeness(
-    store: FeatureStore, coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
+    store: FeatureStore, selection: Selection, coverage: Mapping[str, Mapping[str, Mapping[str, int]]]
 ) -> tuple[bool, list[str]]:
-    """Whether every video of the splits took part, and a line that says what did not."""
+    """Whether every video of the splits took part, and a line that says what did not. Videos that several splits share
+    count once."""
     counts = [subset for by_subset in coverage.values() for subset in by_subset.values()]
     absent = selections.not_on_disk(store)
     if absent == 0 and all(c["used"] == c["expected"] for c in counts):
         return True, []
-    missing, quarantined = (sum(c[name] for c in counts) for name in ("missing", "quarantined"))
+    slots = {slot for split in coverage for slot in store.selected(int(split))}
+    left = slots - set(selections.usable_slots(store, selection))
+    quarantined = left & selections.quarantined_slots(store, selection)
     return False, [
-        f"incomplete dataset: {missing} videos missing and {quarantined} quarantined in the splits used, "
-        f"{absent} listed videos not on disk; do not compare with published figures"
+        f"incomplete dataset: of {len(slots)} videos in the splits used {len(left - quarantined)} are not extracted "
+        f"and {len(quarantined)} quarantined, {absent} listed ones are not on disk; do not compare with published "
+        "figures"
     ]
+
+
+def leaks(store: FeatureStore, selection: Selection, splits: Sequence[int]) -> list[str]:
+    """A line for each way in which training videos of a split give away test videos: the same file, or a clip of the
+    same source and class. (Films of HMDB51 are in both parts of its official splits, but never with the same class.)"""
+    groups = selections.selected_groups(store, selection)
+    usable = set(store.usable(groups))
+    rows = store.videos.select(["slot", "video_id", "source", "label"]).to_pylist()
+    commits = store.status(groups[0]).select(["slot", "source_sha256"]).to_pylist()
+    files = {row["slot"]: row["source_sha256"] for row in commits}
+    clips = {row["slot"]: (row["source"], row["label"]) for row in rows}
+    names = {row["slot"]: row["video_id"] for row in rows}
+    lines = []
+    for split in splits:
+        train, test = (usable.intersection(store.selected(split, subset)) for subset in ("train", "test"))
+        for marks, what in ((files, "the file"), (clips, "source and class")):
+            known = {marks[slot] for slot in train if marks.get(slot)}
+            shared = sorted(slot for slot in test if marks.get(slot) in known)
+            if shared:
+                lines.append(
+                    f"leak: {len(shared)} of {len(test)} test videos of split {split} share {what} with a training "
+                    f"video, {names[shared[0]]} first; accuracy is too high by what a head remembers of those"
+                )
+    return lines
 
 
 def absent_classes(labels: Tensor, store: FeatureStore, split: int, subset: str) -> list[str]:

@@ -187,6 +187,7 @@ def score(
     train_seconds: float,
     losses: Sequence[float] = (),
 ) -> Score:
+    """How a head did on the test videos of its split, and what its training was."""
     correct = hits(prediction.scores, prediction.labels)
     return Score(
         split=prediction.split,

@@ -81,6 +81,7 @@ class Selection:
 
 
 def open_store(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
+    """A store that is open, or the one at a path or URL. Raises as ``FeatureStore.open``."""
     return store if isinstance(store, FeatureStore) else FeatureStore.open(store)
 
 
@@ -205,6 +206,13 @@ def selected_groups(store: FeatureStore, selection: Selection) -> list[Group]:
 def usable_slots(store: FeatureStore, selection: Selection) -> list[int]:
     """Slots with features in every group that the selection names."""
     return store.usable(selected_groups(store, selection))
+
+
+def quarantined_slots(store: FeatureStore, selection: Selection) -> set[int]:
+    """Slots that are quarantined in a group that the selection names."""
+    paths = {group.path for group in selected_groups(store, selection)}
+    rows = store.quarantined().select(["slot", "group"]).to_pylist()
+    return {row["slot"] for row in rows if row["group"] in paths}
 
 
 def coverage(store: FeatureStore, selection: Selection, split: int) -> dict[str, dict[str, int]]:

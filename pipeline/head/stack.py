@@ -33,11 +33,11 @@ def together_pays(inputs: Inputs, batch_size: int) -> bool:
 class Stack:
     """Parameters and buffers of R heads, each with a run axis in front: [R, ...].
 
-    The heads themselves stay as they are until ``give_back``.
+    The heads themselves stay as they are until ``give_back``. Matrix products run in ``dtype``.
     """
 
-    def __init__(self, heads: Sequence[Head]) -> None:
-        self._heads = heads
+    def __init__(self, heads: Sequence[Head], dtype: torch.dtype = torch.float32) -> None:
+        self._heads, self._dtype = heads, dtype
         # One of them with the parameters of all: what a head does to its parameters one by one holds for the stack.
         self._all = copy.deepcopy(heads[0])
         for name, parameter in self._all.named_parameters():
@@ -68,15 +68,19 @@ class Stack:
             masks: Mapping[str, Tensor],
             targets: Tensor,
         ) -> Tensor:
-            return loss(functional_call(self._all, (dict(parameters), dict(buffers)), (batch,), dict(masks)), targets)
+            logits = functional_call(self._all, (dict(parameters), dict(buffers)), (batch,), dict(masks))
+            return loss(tuple(x.float() for x in logits), targets)
 
-        if len(runs) > 1:
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of a CPU would run once a head
+        # The fused attention kernels of a CPU run once a head, take ten times as long backwards in bf16, and gain
+        # nothing over so few steps.
+        narrow = torch.autocast(targets.device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with narrow, sdpa_kernel(SDPBackend.MATH):
+            if len(runs) > 1:
                 return vmap(one)(parameters, buffers, batch, masks, targets)
-        first = [
-            {name: tensor[0] for name, tensor in tensors.items()} for tensors in (parameters, buffers, batch, masks)
-        ]
-        return one(first[0], first[1], first[2], first[3], targets[0]).unsqueeze(0)
+            first = [
+                {name: tensor[0] for name, tensor in tensors.items()} for tensors in (parameters, buffers, batch, masks)
+            ]
+            return one(first[0], first[1], first[2], first[3], targets[0]).unsqueeze(0)
 
     @torch.no_grad()
     def move(self, start: Sequence[Tensor], end: Sequence[Tensor], shares: Sequence[float]) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +20,12 @@ from pipeline.head.functional import inbatch_loss
 from pipeline.head.models import Head, build_head, pool_part, text_parts
 from pipeline.head.stack import Stack, together_pays
 from pipeline.head.text import TextSide
+from stages.precision import DTYPES, resolve_precision
 from store.errors import UsageError, one_of
 
 # Cross-entropy over all classes, and the published loss over the classes of a batch.
 LOSSES = ("all-class", "in-batch")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class TrainConfig:
     loss             one of ``LOSSES``
     random_frames    a training video shows a random stored frame of each of T' segments, not the first of each
     interpolation    share of what was learnt in the weights that are tested; the rest is the untrained head's
+    precision        of the matrix products of a training step, one of ``PRECISIONS``; ``auto`` is ``bf16`` where the
+                     device multiplies faster in it. Weights, softmax, losses and tests are float32 always
     """
 
     epochs: int = 30
@@ -56,6 +60,7 @@ class TrainConfig:
     loss: str = "all-class"
     random_frames: bool = False
     interpolation: float = 1.0
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -69,13 +74,18 @@ class TrainConfig:
         if not 0 < self.interpolation <= 1:
             raise UsageError(f"interpolation is {self.interpolation}; allowed: above 0, up to 1")
         one_of("loss", self.loss, LOSSES)
+        one_of("precision", self.precision, PRECISIONS)
+
+    def on(self, device: torch.device | str) -> TrainConfig:
+        """With the precision that ``auto`` stands for on a device."""
+        return replace(self, precision=resolve_precision(self.precision, torch.device(device)))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
-        return cls(**data)
+        return cls(**{"precision": "fp32", **data})  # records that name none are of that time
 
 
 @dataclass(frozen=True)
@@ -229,11 +239,12 @@ def fit_together(
     rounding of float32. The heads stay as they are until the last step is done."""
     if config.epochs == 0:
         return [float("nan")] * len(runs)
-    stack = Stack([run.head.train() for run in runs])
+    dtype = DTYPES[config.on(inputs.device).precision]
+    stack = Stack([run.head.train() for run in runs], dtype)
     untrained = [p.detach().clone() for p in stack.parameters]
     average = [p.clone() for p in untrained]
     optimizer = _optimizer(stack.parameters, config)
-    batches, labels = Batches(inputs), inputs.labels.cpu()
+    batches, labels = Batches(inputs, tokens=dtype), inputs.labels.cpu()
     courses = [Course(run, inputs, labels, config) for run in runs]
     started = time.perf_counter()
     with deterministic(inputs.device):

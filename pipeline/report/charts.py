@@ -150,14 +150,17 @@ def cell_text(truth: str, predicted: str, videos: float, total: float) -> str:
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, cls: str) -> Markup:
+    """A line between two points, in pixels; ``cls`` is its class of style."""
     return el("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", cls=cls)
 
 
 def label(text: str, x: float, y: float, *, anchor: str = "start", **attributes: object) -> Markup:
+    """Text at a point, in pixels."""
     return el("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, **attributes)
 
 
 def svg(width: float, height: float, name: str, parts: Sequence[Markup], **attributes: object) -> Markup:
+    """A picture of some size in pixels, which shrinks with its column; ``name`` is read to those who do not see it."""
     return el(
         "svg",
         parts,

@@ -39,6 +39,7 @@ def page(facts: Facts) -> str:
 
 
 def subtitle(facts: Facts) -> str:
+    """Head, dataset and features on one line."""
     run = facts.run
     pose = f", poses {run.selection.pose}" if run.selection.pose else ""
     seeds = len({score.seed for score in run.scores})
@@ -50,6 +51,7 @@ def subtitle(facts: Facts) -> str:
 
 
 def figures(facts: Facts) -> Markup:
+    """The few numbers that everybody looks for."""
     run = facts.run
     tested = sum({score.split: score.videos for score in run.scores}.values())
     shown = [
@@ -66,6 +68,7 @@ def figures(facts: Facts) -> Markup:
 
 
 def warnings(facts: Facts) -> Markup | None:
+    """What a reader has to know before any number; None where there is nothing."""
     lines = [*facts.run.warnings, *facts.notes]
     if not lines:
         return None
@@ -73,6 +76,7 @@ def warnings(facts: Facts) -> Markup | None:
 
 
 def results(facts: Facts) -> Markup:
+    """Accuracy by split with its interval, and coverage of the official lists."""
     run = facts.run
     rows = []
     for summary in run.summaries:
@@ -108,6 +112,7 @@ def results(facts: Facts) -> Markup:
 
 
 def training(facts: Facts) -> Markup:
+    """Curves of the loss."""
     scores = facts.run.scores
     if not any(score.losses for score in scores):
         why = (
@@ -123,6 +128,7 @@ def training(facts: Facts) -> Markup:
 
 
 def confusion(facts: Facts) -> Markup:
+    """The confusion matrix, which a script makes readable under the pointer, and the most frequent mistakes."""
     names = facts.run.class_names
     rows = [
         [truth, predicted, f"{videos:g} of {total}"]
@@ -145,7 +151,7 @@ def confusion(facts: Facts) -> Markup:
         "Confusion",
         "Rows are true classes, columns what they were taken for; a cell is as dark as its share of the row. Green is "
         "right, red is wrong.",
-        el("p", "Point at a cell to read it.", id="readout"),
+        el("p", "Point at a cell, or tap it, to read it.", id="readout"),
         el("div", charts.matrix(facts.confusion, names), cls="wide"),
         block,
         *mistakes,
@@ -153,15 +159,21 @@ def confusion(facts: Facts) -> Markup:
 
 
 def classes(facts: Facts) -> Markup:
+    """Best and worst classes, and behind a click all of them."""
     count = min(SHOWN_CLASSES, len(facts.classes) // 2 or 1)
-    best, worst = facts.classes[:count], facts.classes[::-1][:count]
+    # With few test videos many classes are all right or all wrong: neither list is filled up with the other's.
+    best = [row for row in facts.classes[:count] if row.right > 0]
+    worst = [row for row in facts.classes[::-1][:count] if row.right < 1]
     return section(
         "Classes",
         "Share of the test videos of a class that are recognised, over all splits of the run.",
         el(
             "div",
-            el("div", el("h3", "Best"), class_table(best)),
-            el("div", el("h3", "Worst"), class_table(worst)),
+            *(
+                el("div", el("h3", title), class_table(rows))
+                for title, rows in (("Best", best), ("Worst", worst))
+                if rows
+            ),
             cls="two",
         ),
         el(
@@ -173,6 +185,7 @@ def classes(facts: Facts) -> Markup:
 
 
 def class_table(rows: Sequence[ClassResult]) -> Markup:
+    """A row a class: share of its test videos that are recognised, and their number."""
     body = [
         el("tr", el("td", row.name), el("td", bar(row.right)), number(f"{row.right:.0%}"), number(f"{row.videos}"))
         for row in rows
@@ -182,6 +195,7 @@ def class_table(rows: Sequence[ClassResult]) -> Markup:
 
 
 def examples(facts: Facts) -> Markup | None:
+    """Strips of test videos that were recognised and of such that were not; None where there are none."""
     if not facts.examples:
         return None
     parts = []
@@ -199,6 +213,7 @@ def examples(facts: Facts) -> Markup | None:
 
 
 def article(example: Example) -> Markup:
+    """One example: what it is, what it was taken for, and its strip."""
     said = (
         ["recognised as ", el("b", example.predicted)]
         if example.right
@@ -219,6 +234,7 @@ def article(example: Example) -> Markup:
 
 
 def detection(facts: Facts) -> Markup | None:
+    """Share of frames in which anybody was found, by class; None without poses."""
     if not facts.detection:
         return None
     rows = [
@@ -244,6 +260,7 @@ def detection(facts: Facts) -> Markup | None:
 
 
 def quarantine(facts: Facts) -> Markup | None:
+    """Videos without features, and why; None where the store is gone."""
     if facts.store is None:
         return None
     groups: dict[tuple[str, str, str], list[str]] = {}
@@ -259,6 +276,7 @@ def quarantine(facts: Facts) -> Markup | None:
 
 
 def origin(facts: Facts) -> Markup:
+    """Provenance: settings, features, environment, and hashes of files."""
     parts = []
     for title, pairs in provenance(facts):
         listed = [[el("dt", name), el("dd", shown(value))] for name, value in pairs]
@@ -267,6 +285,7 @@ def origin(facts: Facts) -> Markup:
 
 
 def licences(facts: Facts) -> Markup:
+    """Under which terms dataset, weights and program are."""
     licence = facts.store.plan.licence if facts.store is not None else ""
     entries = [
         (f"Dataset {facts.run.selection.dataset}", licence or "not known here: see where you have it from"),
@@ -279,6 +298,7 @@ def licences(facts: Facts) -> Markup:
 
 
 def section(title: str, lead: str, *children: object) -> Markup:
+    """A part of the page: a title, a line that explains it, and its content."""
     return el("section", el("h2", title), el("p", lead, cls="lead") if lead else None, *children)
 
 
@@ -291,10 +311,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int, 
 
 
 def number(text: str, name: str = "td") -> Markup:
+    """A cell of a table that holds a number."""
     return el(name, text, cls="n")
 
 
 def bar(share: float) -> Markup:
+    """A share in [0, 1] as a bar."""
     return el("div", el("i", style=f"width:{100 * share:.1f}%"), cls="bar")
 
 

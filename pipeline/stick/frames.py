@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +20,8 @@ from stages.clip.preprocess import cut
 from stages.geometry import crop_of, to_view
 from stages.pose.base import NUM_JOINTS
 
+PERSONS = 2  # at most in a clip: who acts, and who stands about
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -27,7 +29,8 @@ class Frames:
 
     pixels  uint8 [N, 3, S, S], the view ``center``
     facts   int64 [N, facts], see ``captions.FACTS``
-    joints  float32 [N, 17, 3]: the actor's, x and y as fractions of the view, and whether they are seen
+    joints  float32 [N, 2, 17, 3]: the actor's and a second person's, x and y as fractions of the view, and whether
+            they are seen; zeros where there is no such person
     clips   int64 [N]: which of ``scripts`` a frame is of
     """
 
@@ -42,20 +45,32 @@ class Frames:
 
 
 def draw_training_frames(config: StickConfig, size: int) -> Frames:
-    """Frames at random moments of every training clip that shows no combination that is held out."""
+    """Frames of every training clip that shows no combination that is held out, at moments of ``draw_moments``."""
     rendered = SyntheticConfig(num_subjects=config.subjects)
     scripts = [script for script in write_scripts(TRAINING_SEED, rendered) if not held_out(script)]
-    moments = []
-    for script in scripts:
-        rng = np.random.default_rng([*script.seed, 3])
-        edges = np.linspace(0, script.num_frames, config.frames_a_clip + 1)
-        moments.append(np.floor(rng.uniform(edges[:-1], edges[1:])).astype(int))
-    return _take(scripts, moments, size)
+    return _take(scripts, [draw_moments(script, config.frames_a_clip) for script in scripts], size)
 
 
-def draw_test_frames(seed: int, config: SyntheticConfig, num_frames: int, size: int) -> Frames:
-    """The frames that the CLIP stage takes of every clip, before any video codec has touched them."""
-    scripts = list(write_scripts(seed, config))
+def draw_moments(script: Script, count: int) -> np.ndarray:
+    """``count`` frames of a clip: random ones, half of them from the whole of it and half while the action lasts."""
+    rng = np.random.default_rng([*script.seed, 3])
+    half = count // 2
+    spans = ((0, script.num_frames, count - half), (script.start, script.end, half))
+    edges = [np.linspace(start, end, number + 1) for start, end, number in spans]
+    return np.floor(np.concatenate([rng.uniform(edge[:-1], edge[1:]) for edge in edges])).astype(int)
+
+
+def draw_test_frames(
+    seed: int,
+    config: SyntheticConfig,
+    num_frames: int,
+    size: int,
+    *,
+    chosen: Callable[[Script], bool] = lambda script: True,
+) -> Frames:
+    """The frames that the CLIP stage takes of every clip, or of the ``chosen``, before any video codec has touched
+    them."""
+    scripts = [script for script in write_scripts(seed, config) if chosen(script)]
     return _take(scripts, [np.arange(num_frames) * s.num_frames // num_frames for s in scripts], size)
 
 
@@ -72,9 +87,9 @@ def _take(scripts: list[Script], moments: list[np.ndarray], size: int) -> Frames
 
 
 def _joints(script: Script, size: int) -> Tensor:
-    if not script.figures:
-        return torch.zeros(script.num_frames, NUM_JOINTS, 3)
-    found = torch.from_numpy(truth.keypoints(script, 0)).clone()
+    found = torch.zeros(script.num_frames, PERSONS, NUM_JOINTS, 3)
+    for person in range(len(script.figures)):
+        found[:, person] = torch.from_numpy(truth.keypoints(script, person))
     found[..., :2] = to_view(found[..., :2], "center", script.width, script.height, size)
     return found
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.datasets.synthetic.captions import ACTIONS, FACTS, IDLE, SEATED, WAYS, held_out, true_of, write_caption
+from pipeline.datasets.synthetic.config import CLASSES
 from pipeline.head.functional import frame_mean_logits
 from pipeline.head.metrics import clustered_interval
 from pipeline.stick.frames import Frames
@@ -38,28 +40,27 @@ class Figure:
         return f"{self.value:.1%} ({low:.1%} to {high:.1%}), chance {self.chance:.1%}, of {self.count}"
 
 
-def measure(model: Any, resolved: ResolvedModel, frames: Frames) -> dict[str, Figure]:
+def measure(model: Any, resolved: ResolvedModel, frames: Frames, new: Frames) -> dict[str, Figure]:
     """Figures of an open_clip model in fp32, on ``frames`` of clips, all zero-shot.
 
     clips                   top-1: the mean of a clip's frames against the prompts that a store has
-    ... seen, new           the same, of clips all of whose combinations were shown in training, and of the others
+    ... seen                the same, of those of them all of whose combinations were shown in training
+    ... new                 the same, of the clips of ``new``, whose combinations were not
     actions                 top-1 of single frames while the action lasts; idling and being seated are answers too
     nearest caption ...     of ``CAPTIONS`` captions of random frames, whether the one nearest to a frame is true of it
     caption is true ...     and the reverse
     """
     text_config = resolved.config["text_cfg"]
-    scale, shift = (torch.tensor(resolved.preprocess[name]).view(3, 1, 1) * 255 for name in ("std", "mean"))
-    images = torch.cat([model.encode_image((part - shift) / scale) for part in frames.pixels.split(64)]).detach()
-    classes = tuple(dict.fromkeys(script.class_name for script in frames.scripts))
-    labels = np.array([classes.index(script.class_name) for script in frames.scripts])
+    images = _encode(model, resolved, frames)
     sources = np.array([script.subject for script in frames.scripts])
-    new = np.array([held_out(script) for script in frames.scripts])
-    text = encode_text(model, text_config, classes, DEFAULT_TEMPLATES, torch.device("cpu"))
-    by_clip = images.unflatten(0, (len(frames.scripts), -1))
-    right = frame_mean_logits(by_clip, text.class_embeddings[0]).argmax(1).numpy() == labels
-    found = {"clips": _figure(right, sources, 1 / len(classes))}
-    for name, chosen in (("clips, combinations seen", ~new), ("clips, combinations new", new)):
-        found[name] = _figure(right[chosen], sources[chosen], 1 / len(classes))
+    seen = np.array([not held_out(script) for script in frames.scripts])
+    right = _right_clips(model, resolved, frames, images)
+    found = {"clips": _figure(right, sources, 1 / len(CLASSES))}
+    found["clips, combinations seen"] = _figure(right[seen], sources[seen], 1 / len(CLASSES))
+    right = _right_clips(model, resolved, new, _encode(model, resolved, new))
+    found["clips, combinations new"] = _figure(
+        right, np.array([script.subject for script in new.scripts]), 1 / len(CLASSES)
+    )
 
     images, by_frame = normalize(images, dim=-1), sources[frames.clips]
     action = frames.facts[:, tuple(FACTS).index("action")]
@@ -82,6 +83,18 @@ def measure(model: Any, resolved: ResolvedModel, frames: Frames) -> dict[str, Fi
     right = true[scores.argmax(0).numpy(), np.arange(CAPTIONS)]
     found["caption is true of the nearest frame"] = _figure(right, by_frame[rows], float(true.mean()))
     return found
+
+
+def _encode(model: Any, resolved: ResolvedModel, frames: Frames) -> Tensor:
+    scale, shift = (torch.tensor(resolved.preprocess[name]).view(3, 1, 1) * 255 for name in ("std", "mean"))
+    return torch.cat([model.encode_image((part - shift) / scale) for part in frames.pixels.split(64)]).detach()
+
+
+def _right_clips(model: Any, resolved: ResolvedModel, frames: Frames, images: Tensor) -> np.ndarray:
+    text = encode_text(model, resolved.config["text_cfg"], CLASSES, DEFAULT_TEMPLATES, torch.device("cpu"))
+    labels = np.array([CLASSES.index(script.class_name) for script in frames.scripts])
+    by_clip = images.unflatten(0, (len(frames.scripts), -1))
+    return np.asarray(frame_mean_logits(by_clip, text.class_embeddings[0]).argmax(1).numpy() == labels)
 
 
 def _figure(right: np.ndarray, sources: np.ndarray, chance: float) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,30 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, normalize, pad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, log_softmax, normalize
 
-from pipeline.datasets.synthetic.captions import FACTS, Caption, true_of, write_caption
+from pipeline.datasets.synthetic.captions import FACTS, IDLE, Caption, true_of, write_caption, write_prompts
+from pipeline.head.pooling import pool_tokens
 from pipeline.head.skeleton import mirror_keypoints
 from pipeline.stick.config import StickConfig
 from pipeline.stick.frames import Frames, batches
 from stages.clip.models import ResolvedModel
+from stages.clip.towers import VitTokens
+from stages.heatmap import render
 from stages.pose.base import NUM_JOINTS
 from stages.seeded import seeded
 
 LEFT, RIGHT = (FACTS["view"].index(side) for side in ("left", "right"))
-VIEW = tuple(FACTS).index("view")
+ACTION, VIEW = (tuple(FACTS).index(name) for name in ("action", "view"))
 PARTS = 2  # of a batch, see ``_Tower``
-CAPTIONS, BEGINNINGS = 2, 2  # of each frame of a batch; beginnings of each caption
-JOINTS = 0.25  # weight of the loss of the joints
+BEGINNINGS = 2  # of each caption
+PROMPTS, TOKENS, JOINTS = 1.0, 0.5, 0.5  # weights of the losses beside that of the captions
+SIGMA = 0.7  # of a joint's Gaussian in cells of the token grid, as heads pool tokens
 SHIFT = 4  # pixels that a frame is moved at most in training
 
 
+@sdpa_kernel(SDPBackend.MATH)  # of few tokens it is faster on a CPU than the flash kernel is, backwards above all
 def train(
     resolved: ResolvedModel, frames: Frames, config: StickConfig, told: Callable[[str], None]
 ) -> dict[str, Tensor]:
@@ -49,33 +55,44 @@ def train(
     with seeded(config.seed):
         model = CLIP(**small)
         joints = nn.Linear(resolved.config["vision_cfg"]["width"], NUM_JOINTS)
+    scale = model.logit_scale
     mean, std = (torch.tensor(resolved.preprocess[name]).view(3, 1, 1) * 255 for name in ("mean", "std"))
     tower = _Tower(model.visual, joints)
     whole = nn.ModuleList([model, joints])
-    optimizer = torch.optim.AdamW(_groups(whole, config.weight_decay), betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(_groups(whole, config.weight_decay), betas=(0.9, 0.98), fused=True)
     order = batches(len(frames), config.batch_size, config.steps, np.random.default_rng([config.seed, 2]))
     rng = np.random.default_rng([config.seed, 3])
-    average = np.zeros(2)
+    average = np.zeros(4)
     for step, rows in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
         pixels, facts, places = _augmented(frames, rows, rng)
-        ids, ends, said = captioner.captions(facts, rng)
-        images, scores = tower((pixels - mean) / std)
+        captions, prompts = [write_caption(row, rng) for row in facts], write_prompts(rng)
+        ids, ends, said = captioner.read([*captions, *prompts], rng)
+        images, tokens, scores = tower((pixels - mean) / std)
         texts = normalize(_text(model, ids, ends), dim=-1)
-        true = torch.from_numpy(true_of(facts, said))
-        contrastive = contrast(normalize(images, dim=-1), texts, true, model.logit_scale)
-        found = locate(scores, places)
+        asked = slice(len(captions), len(captions) + len(prompts))
+        pooled, who = persons(tokens, places, facts)
+        losses = [
+            weight * contrast(normalize(seen, dim=-1), texts[read], torch.from_numpy(true_of(of, said[read])), scale)
+            for weight, seen, of, read in (
+                (1.0, images, facts, slice(None)),
+                (PROMPTS, images, facts, asked),
+                (TOKENS, pooled, who, asked),
+            )
+        ]
+        losses.append(JOINTS * locate(scores, places[:, 0]))
         optimizer.zero_grad()
-        (contrastive + JOINTS * found).backward()
-        tower.backward(images, scores)
+        torch.stack(losses).sum().backward()
+        tower.backward(images, tokens, scores)
         nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        average += (np.array([contrastive.item(), found.item()]) - average) / min(step + 1, 50)
+            scale.clamp_(0, math.log(100))
+        average += (np.array([loss.item() for loss in losses]) - average) / min(step + 1, 50)
         if (step + 1) % 100 == 0:
-            told(f"step {step + 1} of {config.steps}: loss {average[0]:.3f} and {average[1]:.3f} for the joints")
+            parts = ", ".join(f"{loss:.3f}" for loss in average)
+            told(f"step {step + 1} of {config.steps}: losses of captions, prompts, tokens and joints {parts}")
     return _with_all_tokens(model.state_dict(), captioner.vocabulary, text_config["vocab_size"])
 
 
@@ -97,6 +114,16 @@ def contrast(images: Tensor, texts: Tensor, true: Tensor, log_scale: Tensor) -> 
     return (losses[0] + losses[1]) / 2
 
 
+def persons(tokens: Tensor, joints: Tensor, facts: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The mean of ``tokens`` [B, G, G, D] under each person in view, [N, D], and what is true of each, [N, facts]: of a
+    second person what is true of the frame, but that they stand idle."""
+    pooled, peak = pool_tokens(tokens[:, None], render(joints[:, :, None], tokens.shape[1], sigma=SIGMA))
+    others = facts.copy()
+    others[:, ACTION] = FACTS["action"].index(IDLE)
+    seen = peak > 0
+    return pooled[seen], np.stack([facts, others], 1)[seen.numpy()]
+
+
 def locate(scores: Tensor, places: Tensor) -> Tensor:
     """Cross-entropy of the patch that each joint is in: ``scores`` [B, G G, 17], ``places`` [B, 17, 3] as fractions of
     the view and whether the joint is seen; others do not count."""
@@ -116,22 +143,23 @@ class _Tower:
     """The image tower on ``PARTS`` parts of a batch side by side, each on one thread: threads that share a part would
     wait for each other after every layer, as in ``stages.clip.encoder``. The sums do not depend on the machine's cores.
 
-    ``joints`` reads off every patch token how much it looks like each joint; it is for training alone.
+    ``joints`` reads off every patch token of the last layer how much it looks like each joint; it is for training
+    alone.
     """
 
     def __init__(self, visual: Any, joints: nn.Linear) -> None:
         self._visual, self._joints = visual, joints
-        visual.output_tokens = True
+        self._extractor = VitTokens(visual, ("value",))
         self._parameters = [*visual.parameters(), *joints.parameters()]
         self._threads = ThreadPoolExecutor(PARTS, "stick", initializer=torch.set_num_threads, initargs=(1,))
-        self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._outputs: list[tuple[Tensor, ...]] = []
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, D] and scores of joints [B, patches, 17], float32 leaves without history."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings [B, D], value tokens [B, G, G, D] and scores of joints [B, G G, 17], float32 leaves without
+        history."""
         self._outputs = list(self._threads.map(self._forward, images.chunk(PARTS)))
         columns = zip(*self._outputs, strict=True)
-        images, joints = (torch.cat([x.detach() for x in column]).requires_grad_() for column in columns)
-        return images, joints
+        return tuple(torch.cat([x.detach() for x in column]).requires_grad_() for column in columns)
 
     def backward(self, *leaves: Tensor) -> None:
         """Give the parameters their gradients from those of what the last call returned."""
@@ -140,10 +168,13 @@ class _Tower:
         for parameter, *parts in zip(self._parameters, *found, strict=True):
             parameter.grad = torch.stack(parts).sum(0)
 
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
-            pooled, tokens = self._visual(images)
-            return pooled.float(), self._joints(tokens).float()
+    def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        # Threads would share the cache of cast weights, and the order of sums depend on which came first.
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(), cache_enabled=False):
+            tokens = self._extractor.before_last(images)
+            pooled, patches = self._visual._pool(self._visual.transformer.resblocks[-1](tokens))
+            values = self._extractor.value_tokens(tokens)
+            return (pooled @ self._visual.proj).float(), values.float(), self._joints(patches).float()
 
     def _backward(self, outputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(outputs, self._parameters, gradients)
@@ -162,15 +193,19 @@ class _Captioner:
         self.vocabulary = np.array(sorted(found | special))
 
     def _parts(self, caption: Caption) -> list[list[int]]:
-        return [self._encoded.setdefault(part, self._tokenizer.encode(part)) for part in caption.parts]
+        return [self._encode(part) for part in caption.parts]
 
-    def captions(self, facts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, np.ndarray]:
-        """``CAPTIONS`` captions of each of B frames: ids [S, L]; places [1 + BEGINNINGS, S] in each, its end and the
-        ends of some of its parts; what has been said by then, int64 [(1 + BEGINNINGS) S, facts]."""
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._encoded:
+            self._encoded[text] = self._tokenizer.encode(text)
+        return self._encoded[text]
+
+    def read(self, captions: Sequence[Caption], rng: np.random.Generator) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Of S captions ids [S, L]; places [1 + BEGINNINGS, S] in each, its end and the ends of some of its parts; what
+        has been said by then, int64 [(1 + BEGINNINGS) S, facts]."""
         rows, places, said = [], [], []
-        stop = self._tokenizer.encode(".")
-        for row in np.repeat(facts, CAPTIONS, axis=0):
-            caption = write_caption(row, rng)
+        stop = self._encode(".")
+        for caption in captions:
             parts = self._parts(caption)
             ends = np.cumsum([len(part) for part in parts])
             chosen = rng.integers(len(parts), size=BEGINNINGS)
@@ -181,7 +216,7 @@ class _Captioner:
         ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
         for place, tokens in enumerate(rows):
             ids[place, : len(tokens)] = np.searchsorted(self.vocabulary, tokens)
-        statements = np.stack(said, axis=1).reshape(-1, facts.shape[1])
+        statements = np.stack(said, axis=1).reshape(-1, len(FACTS))
         return torch.from_numpy(ids), torch.tensor(np.array(places).T), statements
 
 
@@ -197,19 +232,18 @@ def _text(model: CLIP, ids: Tensor, places: Tensor) -> Tensor:
 
 def _augmented(frames: Frames, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray, Tensor]:
     """Frames [B, 3, S, S] moved a little, half of them mirrored, with the facts and joints of what is seen then."""
-    pixels, facts, joints = frames.pixels[rows], frames.facts[rows].copy(), frames.joints[rows].clone()
-    size = pixels.shape[-1]
-    wide = pad(pixels.float(), (SHIFT,) * 4, mode="replicate")
-    moves, mirrored = rng.integers(0, 2 * SHIFT + 1, (len(pixels), 2)), rng.random(len(pixels)) < 0.5
-    shown = []
-    for image, (x, y), mirror in zip(wide, moves, mirrored, strict=True):
+    facts, joints, size = frames.facts[rows].copy(), frames.joints[rows].clone(), frames.pixels.shape[-1]
+    moves, mirrored = rng.integers(0, 2 * SHIFT + 1, (len(rows), 2)), rng.random(len(rows)) < 0.5
+    wide = np.pad(frames.pixels[rows].numpy(), ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="edge")
+    shown = np.empty((len(rows), 3, size, size), np.float32)
+    for out, image, (x, y), mirror in zip(shown, wide, moves, mirrored, strict=True):
         moved = image[:, y : y + size, x : x + size]
-        shown.append(moved.flip(-1) if mirror else moved)
+        out[:] = moved[..., ::-1] if mirror else moved
     view = facts[:, VIEW]
     facts[:, VIEW] = np.where(mirrored & (view == LEFT), RIGHT, np.where(mirrored & (view == RIGHT), LEFT, view))
-    joints[..., :2] += torch.from_numpy(SHIFT - moves).float()[:, None] / size
+    joints[..., :2] += torch.from_numpy(SHIFT - moves).float()[:, None, None] / size
     joints[mirrored] = mirror_keypoints(joints[mirrored])
-    return torch.stack(shown), facts, joints
+    return torch.from_numpy(shown), facts, joints
 
 
 def _schedule(step: int, config: StickConfig) -> float:

@@ -13,7 +13,7 @@ from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, chosen_splits, make_job
 from pipeline.head.metrics import hits
-from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment
+from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment, leaks
 from pipeline.head.selection import coverage, random_weights
 from pipeline.head.text import TextSide
 from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
@@ -92,7 +92,9 @@ def outcomes(
 
 def warnings_of(job: Job, splits: Sequence[int]) -> tuple[str, ...]:
     """What a reader of a study has to know of its store."""
-    notes = completeness(job.store, {str(s): coverage(job.store, job.selection, s) for s in splits})[1]
+    counted = {str(split): coverage(job.store, job.selection, split) for split in splits}
+    notes = completeness(job.store, job.selection, counted)[1]
+    notes += leaks(job.store, job.selection, splits)
     if random_weights(job.store, job.selection):
         notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)
     return tuple(notes)
@@ -106,7 +108,7 @@ def settings_of(config: StudyConfig, job: Job, **more: Any) -> Mapping[str, Any]
         "split": config.split,
         "seeds": config.seeds,
         "to": config.to,
-        "training": config.training.to_dict(),
+        "training": config.training.on(job.device).to_dict(),
         "features": job.selection.to_dict(),
         "environment": dict(environment(job.device)),
         **more,

@@ -6,7 +6,10 @@
 ``person box``           the boxes of the persons, without their joints
 ``shuffled over time``   each video's own poses at other frames
 ``another video``        the poses of a video of another source
-``same class``           the poses of another video of the same class, which only an oracle could pick for a test video
+``same class``           the poses of another video of the same class
+
+For the last one the label of a test video is read. It is no rival that real pose has to beat, but a measure of what
+poses say of a class: see ``pipeline.studies.pose``.
 
 Constant maps are as tall as the training videos' heatmaps are on average, so that they may move frames as far. Tokens
 are pooled anew under each map, in one pass over the stored tokens for all of them.
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.head.data import PART_INPUTS, POOLED_INPUTS, Inputs, view_size
+from pipeline.head.data import PART_INPUTS, POOLED_INPUTS, Inputs, load_skeletons, view_size
 from pipeline.head.evaluate import Job
 from pipeline.head.pooling import pool_tokens, view_heatmaps
 from pipeline.head.selection import stored_frames
@@ -71,7 +74,7 @@ class Placebos:
             ):  # a map says nothing of a skeleton: their mean takes its place
                 tensors[still][name] = self._means[name].unsqueeze(1).expand_as(tensor)
             for moved in (m for m in MOVED if m in tensors):
-                tensors[moved][name] = tensor[rows[moved]] if moved != TIME else _in_other_order(tensor, rng)
+                tensors[moved][name] = self._shuffled(real, name, rng) if moved == TIME else tensor[rows[moved]]
         if self._pools:
             for view, name in enumerate(self._job.selection.views):
                 for placebo, pooled in self._pooled(real, subset, name, rows, rng).items():
@@ -80,6 +83,17 @@ class Placebos:
                             tensors[placebo][key] = torch.empty_like(real.tensors[key])
                         tensors[placebo][key][:, view] = value
         return {name: replace(real, tensors=found) for name, found in tensors.items()}
+
+    def _shuffled(self, real: Inputs, name: str, rng: np.random.Generator) -> Tensor:
+        """What says by itself where somebody is, each video's own at other moments. Of skeletons it is the stored poses
+        that change places: their motion would otherwise still tell what came after what."""
+        tensor = real.tensors[name]
+        if name != "skeleton":
+            return _take(tensor, _other_orders(len(real), tensor.shape[2], rng))
+        store, pose = self._job.store, self._job.selection.pose
+        stored = store.group("pose", pose).modality.arrays["keypoints"].shape[0]
+        order = _other_orders(len(real), stored, rng)
+        return load_skeletons(store, self._job.selection, real.slots.tolist(), order).to(tensor.device)
 
     def _pooled(
         self, real: Inputs, subset: str, view: str, rows: dict[str, np.ndarray], rng: np.random.Generator
@@ -102,7 +116,7 @@ class Placebos:
             SAME: true[rows[SAME]],
         }
         if TIME in self.names:
-            maps[TIME] = _in_other_order(true.unsqueeze(1), rng).squeeze(1)
+            maps[TIME] = _take(true.unsqueeze(1), _other_orders(len(true), true.shape[1], rng)).squeeze(1)
         pooled = self._pool(real, view, maps)
         names = PART_INPUTS if parts else POOLED_INPUTS
         wanted = [name for name in names if name in job.config.inputs]
@@ -184,16 +198,20 @@ def _partners(rows: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> 
     return found
 
 
-def _in_other_order(tensor: Tensor, rng: np.random.Generator) -> Tensor:
-    """Every video's steps [N, V, T, ...] in a random order, the same for all its views, in which none keeps its place
-    where there are two or more (a random cycle)."""
-    count, _, steps = tensor.shape[:3]
+def _other_orders(count: int, steps: int, rng: np.random.Generator) -> Tensor:
+    """A random order of the steps of each video, int64 [N, T], in which none keeps its place where there are two or
+    more (a random cycle)."""
     order = np.empty((count, steps), np.int64)
     for row in order:
         around = rng.permutation(steps)
         row[around] = np.roll(around, 1)
-    index = torch.from_numpy(order).to(tensor.device)
-    return tensor[torch.arange(count, device=tensor.device)[:, None], :, index].transpose(1, 2)
+    return torch.from_numpy(order)
+
+
+def _take(tensor: Tensor, order: Tensor) -> Tensor:
+    """The steps of each video [N, V, T, ...] in an order int64 [N, T], the same for all its views."""
+    rows = torch.arange(len(tensor), device=tensor.device)[:, None]
+    return tensor[rows, :, order.to(tensor.device)].transpose(1, 2)
 
 
 def _blob(grid: int) -> Tensor:

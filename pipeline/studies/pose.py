@@ -1,4 +1,10 @@
-"""Does pose help? Video and text against video, pose and text, and against every placebo, each trained from scratch."""
+"""Does pose help? Video and text against video, pose and text, and against every placebo, each trained from scratch.
+
+The placebo ``same class`` is trained and shown, and does not decide. It picks poses by the label of the test video, so
+it holds all that poses say of a class, which is more than a system may know. Where poses tell the class by themselves,
+real ones cannot beat it, however much they help. What it does tell is whether poses must be the video's own: where real
+pose beats it they must.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ from pipeline.head.config import GUIDED, HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.studies import STUDIES
 from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
-from pipeline.studies.placebos import Placebos
+from pipeline.studies.placebos import SAME, TIME, Placebos
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, Paired, top1
 
@@ -45,7 +51,7 @@ def study_pose(config: StudyConfig, told: Told) -> Report:
         sources.append(test.sources)
     paired = Paired(sources)
     gains = {name: paired.gain(found[REAL], result) for name, result in found.items() if name != REAL}
-    rivals = {name: found_gain for name, found_gain in gains.items() if name not in ONLY.values()}
+    rivals = {name: found_gain for name, found_gain in gains.items() if name not in (SAME, *ONLY.values())}
     verdict, sentence = judge(rivals)
     rows: list[tuple[Cell, ...]] = [(REAL, percent(top1(found[REAL])), "", "", "")]
     rows += [(name, percent(top1(found[name])), *gain_cells(gains[name])) for name in gains]
@@ -53,7 +59,7 @@ def study_pose(config: StudyConfig, told: Told) -> Report:
         study="pose",
         question=STUDIES["pose"],
         verdict=verdict,
-        sentences=(sentence, *_where(found)),
+        sentences=(sentence, _own(gains[SAME]), *_where(found)),
         columns=("variant", "top-1", "gain of real pose, points", "95% interval", "verdict"),
         rows=tuple(rows),
         details={
@@ -70,15 +76,24 @@ def study_pose(config: StudyConfig, told: Told) -> Report:
 def judge(rivals: Mapping[str, Gain]) -> tuple[str, str]:
     """The verdict on real pose from its gains over the head without pose (``OFF``) and over every placebo.
 
-    Pose helps only where it beats all of them; where it is equivalent to having none, the placebos do not matter.
+    Pose helps only where it beats all of them (the one that knows the label is not among them); where it is equivalent
+    to having none, the placebos do not matter.
     """
     losing = [name for name, found in rivals.items() if found.verdict != HELPS]
     plain = rivals[OFF]
     if not losing:
         least = min(rivals, key=lambda name: rivals[name].low)
-        return HELPS, f"Real pose beats {OFF} by {plain} and every placebo; the nearest is {least}, by {rivals[least]}."
+        return HELPS, (
+            f"Real pose beats {OFF} by {plain}, and every placebo that does not know the class; the nearest is "
+            f"{least}, by {rivals[least]}."
+        )
     if plain.verdict == EQUIVALENT:
         return EQUIVALENT, f"With pose and without it the head does the same: {plain}."
+    if plain.verdict == HELPS and losing == [TIME]:
+        return INCONCLUSIVE, (
+            f"The head with pose beats {OFF} by {plain}, and its own poses at other moments do as well: what helps "
+            "is in the video's poses, and when they are does not show."
+        )
     if plain.verdict == HELPS:
         named = f"{', '.join(losing[:-1])} and {losing[-1]}" if len(losing) > 1 else losing[0]
         return INCONCLUSIVE, (
@@ -87,6 +102,16 @@ def judge(rivals: Mapping[str, Gain]) -> tuple[str, str]:
         )
     way = " The difference goes the other way: pose hurts." if plain.high < 0 else ""
     return INCONCLUSIVE, f"These videos do not show that pose helps: {plain} over {OFF}.{way}"
+
+
+def _own(found: Gain) -> str:
+    """What the oracle says, which gives a test video the poses of another one of its class."""
+    if found.verdict == HELPS:
+        return f"Over poses of other videos of the same class real ones gain {found}: it takes the video's own."
+    return (
+        f"Over poses of other videos of the same class, which only who knows the class can pick, real ones gain "
+        f"{found}: what poses say of a class may be all that counts."
+    )
 
 
 def _where(found: Mapping[str, Sequence[np.ndarray]]) -> tuple[str, ...]:

@@ -111,10 +111,12 @@ def check_folder(folder: Path, study: str) -> Path:
 
 
 def percent(value: float | None) -> str:
+    """A share in [0, 1] as per cent; nothing for None and NaN."""
     return "" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}"
 
 
@@ -135,6 +137,12 @@ def draw_gains(gains: Mapping[str, Gain], title: str, label: str) -> Callable[[A
             colour = "tab:green" if found.low > 0 else "tab:red" if found.high < 0 else "tab:blue"
             axis.plot([100 * found.low, 100 * found.high], [row, row], color=colour, linewidth=2)
             axis.plot(100 * found.gain, row, "o", color=colour, markersize=6)
+        # Where no answer differs, the interval may be as wide as everything: it leaves the picture on both sides.
+        known = [found for found in gains.values() if found.gain or found.low != -found.high]
+        if known:
+            low, high = min(-MARGIN, *(g.low for g in known)), max(MARGIN, *(g.high for g in known))
+            margin = 0.05 * (high - low)
+            axis.set_xlim(100 * (low - margin), 100 * (high + margin))
         axis.set_yticks(range(len(gains)), list(gains))
         axis.set_ylim(len(gains) - 0.5, -0.5)
         axis.set_xlabel(label)

@@ -20,9 +20,10 @@ from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
-from stages.clip.text import encode_text
+from stages.clip.text import encode_prompts, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
 from stages.precision import DTYPES, resolve_precision, torch_environment
+from stages.transfer import Transfer
 from stages.types import Clip
 from store.errors import UsageError
 from store.features import TextSet
@@ -120,9 +121,18 @@ class ClipEncoder:
         visual.to(device=self.device, dtype=DTYPES[self.config.precision])
 
     @cached_property
+    def transfer(self) -> Transfer:
+        """How frames come to the device, and features back."""
+        return Transfer(self.device)
+
+    @property
+    def _parallel(self) -> int:
+        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
+        return self.config.num_threads if self.device.type == "cpu" else 1
+
+    @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        count = self.config.num_threads if self.device.type == "cpu" else 1
-        return ThreadPoolExecutor(count, "clip", initializer=torch.set_num_threads, initargs=(1,))
+        return ThreadPoolExecutor(self._parallel, "clip", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B clips. Their frames are a multiple of T, evenly spaced, and any size."""
@@ -131,14 +141,12 @@ class ClipEncoder:
         specs = self.modality().arrays
         if not clips:
             return {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs.items()}
-        ahead = 2 * self.config.num_threads
+        ahead = 2 * self._parallel
         blocks = chain.from_iterable(map_ahead(self._threads, self._inputs, clips, ahead=ahead))
         batches = fixed_batches(blocks, self.config.batch_size, DTYPES[self.config.precision])
         parts = list(map_ahead(self._threads, self._encode, batches, ahead=ahead))
-        return {
-            name: torch.cat([part[name] for part in parts]).cpu().numpy().reshape(-1, *spec.shape)
-            for name, spec in specs.items()
-        }
+        arrays = self.transfer.fetch({name: torch.cat([part[name] for part in parts]) for name in specs})
+        return {name: arrays[name].reshape(-1, *spec.shape) for name, spec in specs.items()}
 
     @torch.no_grad()  # not inference_mode: slower with reduced precision on CPUs
     def _encode(self, batch: tuple[Tensor, int]) -> dict[str, Tensor]:
@@ -154,6 +162,12 @@ class ClipEncoder:
             model, self.model.config["text_cfg"], class_names, templates, self.device, run=self._threads.map
         )
 
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Texts as they stand through the text tower, in fp32: float32 [N, D], not normalised. Builds the model anew;
+        needs no ``setup()``. Raises as ``stages.clip.text.encode_prompts``."""
+        model = build_model(self.model, self.weights, self.config.seed)
+        return encode_prompts(model, self.model.config["text_cfg"], prompts, self.device)
+
     def _inputs(self, clip: Clip) -> list[Tensor]:
         """Model inputs of one clip, a block a view."""
         preprocess = self.model.preprocess
@@ -163,4 +177,4 @@ class ClipEncoder:
         frames, wanted = clip.video.frames, self.config.num_frames
         if not len(frames) or len(frames) % wanted:
             raise ValueError(f"{clip.ref.video_id} has {len(frames)} frames; allowed: multiples of {wanted}")
-        return list(transform(frames[:: len(frames) // wanted], self.config.views, self.device))
+        return list(transform(self.transfer.send(frames[:: len(frames) // wanted]), self.config.views))

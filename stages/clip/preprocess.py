@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from stages.batching import to_device
 from stages.geometry import Crop, crop_of
 
 
@@ -29,18 +28,21 @@ class Preprocess:
     std: tuple[float, ...]
     interpolation: str
 
-    def __call__(self, frames: np.ndarray, views: Sequence[str], device: torch.device) -> Iterator[Tensor]:
-        """For each view, the frames (uint8 [T, H, W, 3], never written to) as fp32 [T, 3, S, S] on the device."""
-        pixels = to_device(frames, device).permute(0, 3, 1, 2)
+    def __call__(self, frames: Tensor, views: Sequence[str]) -> Iterator[Tensor]:
+        """For each view, the frames (uint8 [T, H, W, 3], never written to) as fp32 [T, 3, S, S] on their device."""
+        pixels = frames.permute(0, 3, 1, 2)
         height, width = frames.shape[1:3]
-        scale, shift = self._scale_and_shift(device)
+        scale, shift = _scale_and_shift(tuple(self.mean), tuple(self.std), frames.device)
         for view in views:
             seen = cut(pixels, crop_of(view, width, height, self.size), self.interpolation)
             yield seen.contiguous().float().mul_(scale).add_(shift)
 
-    def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (self.mean, self.std))
-        return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
+
+# Kept on the device: sent anew for every clip they would have the host wait for all work before them.
+@lru_cache(maxsize=16)
+def _scale_and_shift(means: tuple[float, ...], stds: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (means, stds))
+    return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
 
 
 def resize_uint8(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:

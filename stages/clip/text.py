@@ -54,17 +54,46 @@ def prompt_tokens(tokenizer: SimpleTokenizer, template: str, name: str, *, pools
     words = [token for part in parts for token in part]
     if words != tokenizer.encode(before + name + after):
         raise UsageError(f"template is {template!r}, which runs into the name {name!r}; set {{}} apart by spaces")
-    ids = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
     kinds = [START, *(kind for kind, part in zip((TEMPLATE, NAME, TEMPLATE), parts, strict=True) for _ in part)]
     kinds.append(END if pools_end else TEMPLATE)
-    length = tokenizer.context_length
+    ids = _framed(tokenizer, words, template.replace("{}", name))
+    return ids, torch.tensor(kinds + [PAD] * (len(ids) - len(kinds)), dtype=torch.int8)
+
+
+def _framed(tokenizer: SimpleTokenizer, words: Sequence[int], prompt: str) -> Tensor:
+    """Token ids int64 [L] of a prompt between its start and its end token, padded with zeros."""
+    ids, length = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id], tokenizer.context_length
     assert length is not None
     if len(ids) > length:
+        raise UsageError(f"prompt {prompt!r} has {len(ids)} tokens; allowed: up to {length}; shorten it")
+    return torch.tensor(ids + [0] * (length - len(ids)))
+
+
+@torch.no_grad()
+def encode_prompts(model: Any, text_config: Mapping[str, Any], prompts: Sequence[str], device: torch.device) -> Tensor:
+    """Texts as they stand through the text tower of an open_clip model: embeddings float32 [N, D], not normalised.
+
+    Raises ``UsageError`` for a tower with another tokenizer than CLIP's own, for a text without a word, and for one
+    that does not fit into the context.
+    """
+    tokenizer = _tokenizer(text_config)
+    rows = []
+    for prompt in prompts:
+        words = tokenizer.encode(prompt)
+        if not words:
+            raise UsageError(f"text is {prompt!r}, which has no word in it; say what to look for")
+        rows.append(_framed(tokenizer, words, prompt))
+    return model.to(device).encode_text(torch.stack(rows).to(device), normalize=False).float().cpu()
+
+
+def _tokenizer(text_config: Mapping[str, Any]) -> SimpleTokenizer:
+    """CLIP's own, for a tower's ``text_cfg``."""
+    if name := text_config.get("hf_tokenizer_name"):
         raise UsageError(
-            f"prompt {template.replace('{}', name)!r} has {len(ids)} tokens; allowed: up to {length}; shorten it"
+            f"the text tower uses the tokenizer {name}, with which name and template can't be told apart;"
+            " take a model with CLIP's own tokenizer, such as ViT-B-16"
         )
-    padding = length - len(ids)
-    return torch.tensor(ids + [0] * padding), torch.tensor(kinds + [PAD] * padding, dtype=torch.int8)
+    return SimpleTokenizer(context_length=text_config.get("context_length", 77))
 
 
 @torch.no_grad()
@@ -83,14 +112,9 @@ def encode_text(
     ``UsageError`` for a tower whose tokens can't be told apart, for prompts that ``prompt_tokens`` refuses, and where
     there is no class or no template.
     """
-    if tokenizer_name := text_config.get("hf_tokenizer_name"):
-        raise UsageError(
-            f"the text tower uses the tokenizer {tokenizer_name}, with which name and template can't be told apart;"
-            " take a model with CLIP's own tokenizer, such as ViT-B-16"
-        )
+    tokenizer = _tokenizer(text_config)
     if not class_names or not templates:
         raise UsageError(f"there are {len(class_names)} class names and {len(templates)} templates; give at least one")
-    tokenizer = SimpleTokenizer(context_length=text_config.get("context_length", 77))
     pools_end = not text_config.get("embed_cls", False)
     pairs = [
         prompt_tokens(tokenizer, template, readable(name), pools_end=pools_end)

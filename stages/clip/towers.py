@@ -83,13 +83,12 @@ class VitTokens:
         self._verify()
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        tokens = self._before_last(images)
+        tokens = self.before_last(images)
         output = self._class_token(tokens) if self._class_alone else self._last(tokens)
         result = {"cls": self._pooled(output).half()}
         patches = tokens[:, 1:]
         if "value" in self.tokens:
-            value = self.visual.ln_post(self._value(self._last.ln_1(patches)))
-            result["value"] = (self._pool(value) @ self.visual.proj).half()
+            result["value"] = self.value_tokens(tokens).half()
         if "penult" in self.tokens:
             result["penult"] = self._pool(layer_norm(patches.float(), patches.shape[-1:], eps=EPS)).half()
         if "last" in self.tokens:
@@ -97,7 +96,7 @@ class VitTokens:
             result["last"] = (self._pool(last) @ self.visual.proj).half()
         return result
 
-    def _before_last(self, images: Tensor) -> Tensor:
+    def before_last(self, images: Tensor) -> Tensor:
         """All tokens after the last block but one, the class token first: [B, 1 + L, W]."""
         tokens: Tensor = self.visual._embeds(images)
         for block in self._blocks:
@@ -121,6 +120,11 @@ class VitTokens:
         """The embedding [B, D] that the tower makes of what comes out of the last block."""
         return self.visual._pool(output)[0] @ self.visual.proj
 
+    def value_tokens(self, tokens: Tensor) -> Tensor:
+        """``value`` of the tokens of ``before_last``, in the precision of the tower."""
+        value = self.visual.ln_post(self._value(self._last.ln_1(tokens[:, 1:])))
+        return self._pool(value) @ self.visual.proj
+
     def _value(self, normed: Tensor) -> Tensor:
         """The attention branch where every token attends to itself alone; [B, L, W]."""
         attention, width = self._last.attn, normed.shape[-1]
@@ -141,7 +145,7 @@ class VitTokens:
         size, generator = self.visual.image_size, torch.Generator().manual_seed(0)
         images = torch.randn(2, 3, *size, generator=generator).to(weight)
         expected = embed(self.visual, images)
-        tokens = self._before_last(images)
+        tokens = self.before_last(images)
         rebuilt = self._pooled(self._class_token(tokens) if self._class_alone else self._last(tokens))
         lone = self._last.ln_1(tokens[:, 1:2])
         attended = self._last.ls_1(self._last.attn(lone, lone, lone, need_weights=False)[0])

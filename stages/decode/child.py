@@ -117,6 +117,8 @@ def _lower(limit: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    """Decode what the parent asks for, until it ends: ``CONNECTION PARENT SEGMENT...``, file descriptors but for the
+    parent's process id."""
     connection, parent, *segments = map(int, arguments)
     # Even a decoder that hangs in native code must not outlive the process that asked for it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

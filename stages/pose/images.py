@@ -1,7 +1,7 @@
-"""Pictures for the models of the ONNX backend: frames fitted into a canvas, and crops around persons.
+"""Pictures for models on a CPU: frames fitted into a canvas, and crops around persons.
 
-``letterbox`` and ``window_crop`` do with OpenCV what the test pipelines of mmdet and mmpose do with it. (On a CPU it
-samples four times as fast as ``stages.pose.crops``, which does the same on any device.)
+``letterbox`` and ``window_crop`` do with OpenCV what the test pipelines of mmdet and mmpose do with it. For other
+devices ``stages.pose.crops`` does the same.
 
 For MoveNet, which comes with no such pipeline, ``crop`` is Pillow's antialiased bilinear resizing: on the COCO people
 of the tests that serves it better. There coordinates are continuous: pixel i covers [i, i + 1).
@@ -27,12 +27,14 @@ def letterbox(frame: np.ndarray, width: int, height: int, fill: int) -> tuple[np
     return picture, (size[0] / source_width, size[1] / source_height)
 
 
-def window_crop(frame: np.ndarray, start: np.ndarray, size: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """The window of a frame that begins at pixel ``start`` (x, y), ``size`` wide and high, as uint8
-    [height, width, 3]; black outside the frame."""
-    step_x, step_y = size / (width, height)
-    to_frame = np.array([[step_x, 0, start[0]], [0, step_y, start[1]]], np.float64)
-    return cv2.warpAffine(frame, to_frame, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+def window_crop(
+    frame: np.ndarray, start: np.ndarray, step: np.ndarray, *, width: int, height: int, fill: int = 0
+) -> np.ndarray:
+    """The frame uint8 [H, W, 3] sampled bilinearly from the pixel ``start`` (x, y) on, ``step`` (x, y) pixels from one
+    to the next: uint8 [height, width, 3], grey of level ``fill`` outside. OpenCV rounds places to 1/32 of a pixel."""
+    to_frame = np.array([[step[0], 0, start[0]], [0, step[1], start[1]]], np.float64)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(frame, to_frame, (width, height), flags=flags, borderValue=(fill,) * 3)
 
 
 def crop_window(box: np.ndarray, *, aspect: float, padding: float) -> np.ndarray:

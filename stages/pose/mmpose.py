@@ -19,7 +19,7 @@ from stages.pose import mmpose_models as models
 from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, PoseEstimator, most_prominent, persons_of
 from stages.pose.batches import top_down
 from stages.pose.checkpoints import digest_of_weights
-from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
+from stages.pose.crops import CropGeometry, cut, fit
 from stages.types import Clip, VideoFailure
 from stages.weights import RANDOM
 from store.errors import UsageError
@@ -95,12 +95,14 @@ class TopDownEstimator:
             "canvas": {"width": width, "height": height, "fill": fill},
             "crop": asdict(self._crop),
             "max_detections": self.config.max_detections,
-            "resize": "bilinear",
+            "resize": "opencv-bilinear",
         }
 
     def setup(self) -> None:
+        from stages.batching import resolve_device
+
         self.record()  # complains about missing weights before anything is built
-        self._device = models.torch_device(self.config.device)
+        self._device = resolve_device(self.config.device)
         self._batches = models.batches(self.config, self._device)
         width, height, _ = self._canvas
         sizes = ((width, height), (self._crop.width, self._crop.height))
@@ -127,14 +129,12 @@ class TopDownEstimator:
         return np.array(found, np.float32).reshape(-1, NUM_JOINTS, 3)
 
     def _detect_batch(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        import torch
         from mmdet.structures import DetDataSample
 
         width, height, _ = self._canvas
         inputs, samples = [], []
         for frame in frames:
-            # A copy: frames may be read-only views.
-            picture, scale = letterbox(torch.tensor(frame, device=self._device), *self._canvas)
+            picture, scale = fit(frame, *self._canvas, self._device)
             inputs.append(picture)
             meta = {"img_shape": (height, width), "ori_shape": frame.shape[:2], "scale_factor": scale}
             samples.append(DetDataSample(metainfo=meta))
@@ -152,7 +152,7 @@ class TopDownEstimator:
 
         boxes = np.stack([box for _, box in people]).astype(np.float32)
         center, size = self._crop.windows(boxes)
-        crops = bilinear_crops([frame for frame, _ in people], *self._crop.samples(center, size), self._device)
+        crops = cut([frame for frame, _ in people], self._crop, center, size, self._device)
         samples = []
         for row, box in enumerate(boxes):
             meta = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
@@ -35,14 +36,18 @@ def read_config(name: str) -> Config:
     from mmengine.config import Config
 
     config = Config.fromfile(file)
-    absent = sorted(package for package in _packages(config.model) if importlib.util.find_spec(package) is None)
-    if absent:
-        raise MissingError(
-            f"{name} is built of parts of {', '.join(absent)}, which is not installed; install it, or choose RTMPose, "
-            "HRNet or RTMO",
-            kind="missing-package",
-        )
+    for package in sorted(_packages(config.model)):
+        if importlib.util.find_spec(package) is None:
+            raise _missing(package, name, "is not installed")
     return config
+
+
+def _missing(package: str, config: str, why: str) -> MissingError:
+    return MissingError(
+        f"{config} is built of parts of {package}, which {why}; install it with pip install {package}, or choose "
+        "RTMPose, HRNet or RTMO",
+        kind="missing-package",
+    )
 
 
 def _packages(model: Any) -> set[str]:
@@ -88,6 +93,11 @@ def build(config: Config, *, weights: str | None, flag: str, seed: int, device: 
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS as ESTIMATORS
 
+    for package in sorted(_packages(config.model)):
+        try:
+            importlib.import_module(f"{package}.models")  # fills its registry
+        except ImportError as error:
+            raise _missing(package, name_of(config), f"cannot be imported ({error})") from None
     registry = ESTIMATORS if config.get("default_scope") == "mmpose" else DETECTORS
     with seeded(seed), DefaultScope.overwrite_default_scope(registry.scope):
         model = revert_sync_batchnorm(registry.build(copy.deepcopy(config.model)))  # building edits its config
@@ -149,15 +159,11 @@ def short_name(config: str) -> str:
     return re.sub(r"_\d+xb\d+-\d+e", "", Path(config).stem)
 
 
-def torch_device(name: str) -> torch.device:
-    """The device that an option names; ``auto`` is CUDA where there is one."""
-    import torch
-
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
 def batches(config: PoseConfig, device: torch.device) -> Batches:
     """How batches run: side by side on the threads of a CPU, one after the other on another device."""
+    import cv2
+
+    cv2.setNumThreads(1)  # its crops are in these threads already
     return Batches(config.threads if device.type == "cpu" else 1)
 
 

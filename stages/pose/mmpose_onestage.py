@@ -15,7 +15,7 @@ import numpy as np
 from stages.pose import mmpose_models as models
 from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, most_prominent, persons_of
 from stages.pose.checkpoints import digest_of_weights
-from stages.pose.crops import CropGeometry, bilinear_crops
+from stages.pose.crops import CropGeometry, cut
 from stages.types import Clip, VideoFailure
 from stages.weights import RANDOM
 from store.errors import UsageError
@@ -64,12 +64,14 @@ class OneStageEstimator:
             "keypoints": {"config": models.resolved(self.pose_config.model), "weights": self._digest()},
             "canvas": {"width": self._canvas.width, "height": self._canvas.height, "fill": self._fill},
             "max_detections": self.config.max_detections,
-            "resize": "bilinear",
+            "resize": "opencv-bilinear",
         }
 
     def setup(self) -> None:
+        from stages.batching import resolve_device
+
         self._digest()  # complains about missing weights before anything is built
-        self._device = models.torch_device(self.config.device)
+        self._device = resolve_device(self.config.device)
         self._batches = models.batches(self.config, self._device)
         model = models.build(
             self.pose_config,
@@ -93,7 +95,7 @@ class OneStageEstimator:
 
         whole = np.array([(0, 0, frame.shape[1], frame.shape[0]) for frame in frames], np.float32)
         center, size = self._canvas.windows(whole)
-        inputs = bilinear_crops(list(frames), *self._canvas.samples(center, size), self._device, fill=self._fill)
+        inputs = cut(frames, self._canvas, center, size, self._device, fill=self._fill)
         shape = (self._canvas.width, self._canvas.height)
         samples = [
             PoseDataSample(metainfo={"input_center": middle, "input_scale": extent, "input_size": shape})

@@ -154,10 +154,11 @@ def person_crops(
     boxes = np.stack([box for _, box in people]).astype(np.float32)
     frames, width, height = [frame for frame, _ in people], spec.width, spec.height
     if spec.output != "movenet":
-        center, size = CropGeometry(width, height, spec.padding, udp=False).windows(boxes)
+        geometry = CropGeometry(width, height, spec.padding, udp=False)
+        center, size = geometry.windows(boxes)
         start = center - size / 2
-        places = zip(frames, start, size, strict=True)
-        crops = [window_crop(frame, corner, extent, width=width, height=height) for frame, corner, extent in places]
+        places = zip(frames, start, geometry.steps(size), strict=True)
+        crops = [window_crop(frame, corner, step, width=width, height=height) for frame, corner, step in places]
         return np.stack(crops), start, size
     windows = [crop_window(box, aspect=width / height, padding=spec.padding) for box in boxes]
     pictures = [crop(frame, window, width=width, height=height) for frame, window in zip(frames, windows, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from stages.pose.base import Persons, PoseConfig
 from stages.pose.imports import open_source
-from stages.pose.imports.base import MATCHING, VideoPoses, check_end, find_entry, match_frames
+from stages.pose.imports.base import MATCHING, VideoPoses, check_end, check_places, find_entry, match_frames
 from stages.pose.imports.heatmaps import HeatmapSource, VideoHeatmaps
 from stages.types import Clip, VideoFailure
 from store.errors import UsageError, VilpError
@@ -80,6 +80,9 @@ class PrecomputedEstimator:
         if isinstance(found, VideoFailure):
             return found
         assert isinstance(found, VideoPoses)
+        failure = check_places(clip, found, self._path.name)
+        if failure is not None:
+            return failure
         wanted = np.asarray(clip.video.indices, np.int64)
         if found.covered is not None:
             places = match_frames(clip, found.covered, self._path.name)
@@ -110,6 +113,11 @@ class PrecomputedEstimator:
             return self._source.read(key)
         except VilpError as error:
             return VideoFailure("pose-unmatched", str(error))
+        except (KeyError, IndexError, TypeError, ValueError) as error:  # what strangers wrote may hold anything
+            return VideoFailure(
+                "pose-unmatched",
+                f"the entry {key!r} of {self._path.name} cannot be read as {self._source.format} ({error!r})",
+            )
 
 
 def _persons(found: VideoPoses, rows: slice, scale: np.ndarray) -> Persons:

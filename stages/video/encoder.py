@@ -15,8 +15,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from stages.batching import fixed_batches, map_ahead, resolve_device, to_device
+from stages.batching import fixed_batches, map_ahead, resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
+from stages.transfer import Transfer
 from stages.types import Clip
 from stages.video.config import VideoConfig
 from stages.video.models import build_model, find_weights, preset, published
@@ -80,9 +81,17 @@ class VideoEncoder:
         self._model = model.to(device=self.device, dtype=DTYPES[self.config.precision])
 
     @cached_property
+    def _transfer(self) -> Transfer:
+        return Transfer(self.device)
+
+    @property
+    def _parallel(self) -> int:
+        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
+        return self.config.num_threads if self.device.type == "cpu" else 1
+
+    @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        count = self.config.num_threads if self.device.type == "cpu" else 1
-        return ThreadPoolExecutor(count, "video", initializer=torch.set_num_threads, initargs=(1,))
+        return ThreadPoolExecutor(self._parallel, "video", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B videos, each with the frames of its K clips, of any size."""
@@ -91,11 +100,12 @@ class VideoEncoder:
         shape = (self.config.num_clips, self.config.recipe.width)
         if not clips:
             return {"video_embedding": np.empty((0, *shape), np.float16)}
-        ahead = self.config.num_threads
+        ahead = self._parallel
         blocks = map_ahead(self._threads, self._input, chain.from_iterable(map(self._cut, clips)), ahead=ahead)
         batches = fixed_batches(blocks, self.config.batch_size, DTYPES[self.config.precision])
         parts = list(map_ahead(self._threads, self._encode, batches, ahead=ahead))
-        return {"video_embedding": torch.cat(parts).cpu().numpy().reshape(-1, *shape)}
+        arrays = self._transfer.fetch({"video_embedding": torch.cat(parts)})
+        return {name: array.reshape(-1, *shape) for name, array in arrays.items()}
 
     def _cut(self, clip: Clip) -> Iterator[np.ndarray]:
         """The frames of a video, a clip at a time."""
@@ -106,7 +116,7 @@ class VideoEncoder:
 
     def _input(self, frames: np.ndarray) -> Tensor:
         """The model's input for one clip, float32 [1, 3, L, S, S]."""
-        pixels = to_device(frames, self.device).permute(0, 3, 1, 2)
+        pixels = self._transfer.send(frames).permute(0, 3, 1, 2)
         inputs: Tensor = self._transform(pixels)
         return inputs.unsqueeze(0)
 

@@ -90,6 +90,7 @@ def test_damage_exits_with_1_and_names_the_repair(run: Vilp, tmp_path: Path) -> 
         (["extract", "--datset", "ucf101"], 2, "No such option: --datset (Possible options: --dataset"),
         (["predict"], 2, "Missing argument 'VIDEO...'"),
         (["extarct"], 2, "No such command 'extarct'. Did you mean 'extract'"),
+        (["nonsense"], 2, "No such command 'nonsense'; see vilp-pipe --help"),
         (["extract", "--dataset", "ucf101", "--part", "2/2"], 2, "part is '2/2'"),
         (["extract", "--dataset", "ucf101", "--memory", "lots"], 2, "memory is 'lots'"),
         (["verify", "--store", "nowhere"], 1, "vilp-pipe extract --store"),

@@ -24,3 +24,11 @@ def test_doctor(run: Vilp, tmp_path: Path) -> None:
     assert not found["ok"]
     assert [check["name"] for check in found["checks"] if check["status"] == "fail"] == ["clip weights"]
     assert broken.err.strip().splitlines()[-1] == "error: clip weights: see above for what to do"
+
+
+def test_a_wrong_dataset_is_said_before_anything_is_looked_at(run: Vilp) -> None:
+    shown = run("doctor", "--dataset", "hmbd51")
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.line == (
+        "error: dataset is 'hmbd51'; allowed: ucf101, hmdb51, folder, manifest, synthetic; did you mean hmdb51?"
+    )

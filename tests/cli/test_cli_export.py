@@ -15,6 +15,7 @@ def test_export(run: Vilp, tmp_path: Path) -> None:
     shown = run("export", "--out", "out", "--shard-size", "40KB")
     assert shown.out.splitlines() == [
         f"9 videos in 3 files in {tmp_path / 'out'} (0 were there)",
+        f"embeddings of the class names: text/{stores.TEXT.id}",
         "1 videos of the selection have no features and are left out",
     ]
     again = json.loads(run("export", "--out", "out", "--shard-size", "40KB", "--json").out)
@@ -25,6 +26,7 @@ def test_export(run: Vilp, tmp_path: Path) -> None:
         "left_out": 1,
         "files": 3,
         "present": 3,
+        "texts": [stores.TEXT.id],
     }
     plain = json.loads(
         run(

@@ -21,6 +21,7 @@ from pipeline.config import ExtractConfig
 from pipeline.head.config import HeadConfig
 from pipeline.head.train import TrainConfig
 from pipeline.settings import as_toml
+from store.errors import UsageError
 from store.objects import open_objects
 
 COMMANDS = {" ".join(words): command for words, command in parsing.commands()}
@@ -48,6 +49,24 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
     assert (found["dataset"], found["frames"], found["pose_frames"]) == ("hmdb51", 4, 24)
     assert (found["views"], found["strict"], found["batch_size"]) == ("center,flip", True, None)
     assert parsing.parse(f"vilp-pipe extract --config {path} --no-strict").params["strict"] is False
+
+
+def test_doctor_reads_what_extract_would_do(tmp_path: Path) -> None:
+    """The table of extract where there is none of its own, as the files that stores keep have it."""
+    path = tmp_path / "mine.toml"
+    path.write_text('[extract]\ndataset = "hmdb51"\npose-frames = 96\nstrict = true\nray_address = "auto"\n')
+    found = parsing.parse(f"vilp-pipe doctor --config {path}").params
+    assert (found["dataset"], found["pose_frames"]) == ("hmdb51", 96)
+    path.write_text("[extract]\nframes = 8\n[doctor]\nlimit = 3\n")
+    found = parsing.parse(f"vilp-pipe doctor --config {path}").params
+    assert (found["frames"], found["limit"]) == (None, 3)
+
+
+def test_a_word_that_extract_does_not_know_is_none_of_doctor_either(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[extract]\nframe = 8\n")
+    with pytest.raises(UsageError, match="'frame' is no option of doctor; did you mean frames"):
+        parsing.parse(f"vilp-pipe doctor --config {path}")
 
 
 def test_arguments_and_repeated_options_come_from_a_file(tmp_path: Path) -> None:

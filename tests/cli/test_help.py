@@ -53,7 +53,7 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("extract", "--engine", extraction.ENGINES),
         ("extract", "--pose", extraction.ESTIMATORS),
         ("extract", "--heatmap", extraction.HEATMAPS),
-        ("extract", "--modality", extraction.MODALITIES),
+        ("extract", "--modality", (*extraction.MODALITIES, "posefeat")),
         ("extract", "--views", VIEWS),
         ("extract", "--tokens", TOKENS),
         ("extract", "--precision", PRECISIONS),
@@ -64,7 +64,9 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("train-head", "--pose-in", POSE_IN),
         ("train-head", "--loss", LOSSES),
         ("export", "--format", FORMATS),
+        ("train-head", "--tokens", TOKENS),
         ("doctor", "--decoder", BACKENDS),
+        ("doctor", "--pose", extraction.ESTIMATORS),
         ("demo", "--engine", extraction.ENGINES),
         ("search", "--by", UNITS),
         ("study", "name", tuple(STUDIES)),
@@ -121,3 +123,18 @@ def test_shared_options_are_shared() -> None:
             if param.name in shared and (name, param.name) not in own:
                 (info,) = (arg for arg in get_args(shared[param.name]) if hasattr(arg, "help"))
                 assert param.help == info.help, (name, param.name)
+
+
+def test_doctor_asks_about_everything_that_changes_what_an_extraction_needs() -> None:
+    """It takes the very options of extract, without those that say how a run is made and told of."""
+    theirs, ours = ({p.name: p.help for p in COMMANDS[name].params} for name in ("extract", "doctor"))
+    assert ours.items() <= theirs.items()
+    run = {"ray_address", "update", "retry_quarantined", "dry_run", "profile", "strict"}
+    assert theirs.keys() - ours.keys() == run
+
+
+def test_paragraphs_of_the_help_are_broken_by_the_terminal_alone() -> None:
+    for name, command in COMMANDS.items():
+        words, _, examples = command.help.partition("\b\n")
+        assert "\n" not in words.replace("\n\n", ""), name
+        assert examples.startswith("  vilp-pipe "), name

@@ -85,7 +85,7 @@ def check_cls_is_encode_image(name: str, tokens: tuple[str, ...]) -> None:
 
     resolved = resolve_model(name, "none")
     transform = Preprocess(resolved.image_size, **resolved.preprocess)
-    (images,) = transform(clip.video.frames, ["center"], torch.device("cpu"))
+    (images,) = transform(torch.from_numpy(clip.video.frames), ["center"])
     padded = torch.cat([images, torch.zeros_like(images[:1])])
     model = build_model(resolved, None, 0)
     with torch.no_grad():

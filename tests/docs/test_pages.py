@@ -16,6 +16,10 @@ from typing import Any
 import parsing
 import pytest
 from commands import Vilp
+from made_up_heads import FRAMES, MadeUpStore
+
+from pipeline.export import export
+from pipeline.head import zero_shot
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "_site"))
@@ -75,6 +79,19 @@ def test_the_estimator_of_the_how_to_works(
     )
     assert done.code == 0, done.err
     assert json.loads(done.out)["quarantined"] == {"not-a-video": 1}
+
+
+def test_the_numpy_of_the_how_to_gives_our_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = MadeUpStore(tmp_path / "s", noise=4.0).open()  # type: ignore[no-untyped-call]
+    monkeypatch.chdir(tmp_path)
+    export(store, "hmdb51-npy", to="npy", arrays=("cls",))
+    (code,) = (b for b in blocks((ROOT / "docs" / "how-to" / "elsewhere.md").read_text(), "python") if "numpy" in b)
+    exec(code, {})
+    figure = zero_shot(store, head="mean", frames=FRAMES, device="cpu").everything["top1"]
+    assert 0.3 < figure < 1
+    assert float(capsys.readouterr().out) == pytest.approx(figure)
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_lowest_cosine() -> None:
 @pytest.mark.slow
 def test_pose_part(clips: ClipSet, tmp_path: Path) -> None:
     pytest.importorskip("mmpose")
-    report = run_benchmarks(["sound"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
+    report = run_benchmarks(["pose"], out=tmp_path, config=replace(TINY, frames=4), clips=clips)
     (comparison,) = report.comparisons
     check(comparison, count=8, rounds=2)
     assert {row.name: row.columns["persons"] for row in comparison.rows} == {"mmpose's inferencer": 16, "ours": 16}
@@ -225,6 +225,7 @@ def test_a_failing_command_is_not_timed() -> None:
         _all_done("a script", 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_store_part(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_part, "BATCH", 8)

@@ -152,6 +152,10 @@ def test_hmdb51_official_lists_on_a_complete_tree(shared, tmp_path):
     by_id = {video.video_id: video for video in dataset.videos}
     assert by_id["TheBoondockSaints_sit_u_nm_np10_ba_med_0"].source == "TheBoondockSaints"
     assert by_id["metacafe_coolsoccer_run_f_cm_np10_le_bad_2"].class_name == "run"
+    for split in range(3):  # a film is never on both sides with the same class
+        of = {side: {(v.source, v.label) for v in listed if v.splits[split] == side} for side in ("train", "test")}
+        assert all(of.values())
+        assert of["train"].isdisjoint(of["test"])
 
 
 def test_hmdb51_folder_inside_the_root_and_spaces_at_line_ends(tmp_path):

@@ -10,10 +10,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from extractions import pose_config, small_config
 
 import pipeline.forecast
-from pipeline.doctor import FAIL, OK, WARN, Check, decoding, examine, machine, needs
+from pipeline.doctor import FAIL, OK, WARN, Check, check, decoding, examine, machine, needs
 from stages import downloads, weights
 from stages.clip import models
 
@@ -75,6 +76,50 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "PYTHONS", ((3, 8),))
     assert machine.python().status == FAIL
+
+
+class FakeGpu:
+    """What ``machine.gpu`` asks of ``torch``, of a machine with one GPU; ``wrong`` is added to what it multiplies."""
+
+    __version__ = "2.6.0+cu124"
+
+    def __init__(self, *, seen: bool = True, wrong: float = 0.0, error: str = "") -> None:
+        self.cuda, self.version, self.wrong, self.error = self, namedtuple("Version", "cuda")("12.4"), wrong, error
+        self.is_available = lambda: seen
+        self.device_count = lambda: 1
+        self.get_device_name = lambda number: f"NVIDIA H100 {number}"
+
+    def ones(self, *size: int, device: str) -> torch.Tensor:
+        assert device == "cuda"
+        if self.error:
+            raise RuntimeError(self.error)
+        return torch.ones(*size) + self.wrong
+
+
+@pytest.mark.parametrize(
+    ("fake", "status", "words"),
+    [
+        (FakeGpu(), OK, "NVIDIA H100 0; CUDA 12.4"),
+        (FakeGpu(wrong=0.5), FAIL, "NVIDIA H100 0"),
+        (FakeGpu(error="CUDA error: out of memory"), FAIL, "RuntimeError: CUDA error: out of memory"),
+        (FakeGpu(seen=False), OK, "none; torch 2.6.0+cu124 computes on the CPU"),
+    ],
+)
+def test_a_gpu(monkeypatch: pytest.MonkeyPatch, fake: FakeGpu, status: str, words: str) -> None:
+    """With a stand-in for torch: the logic of the look, and not CUDA itself."""
+    monkeypatch.setitem(sys.modules, "torch", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+    found = check.safely("gpu", machine.gpu)
+    assert (found.status, found.found) == (status, words)
+    assert bool(found.todo) == (status == FAIL)
+
+
+def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeGpu(seen=False))  # type: ignore[arg-type]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([Path("/dev/nvidia0")]))
+    found = machine.gpu()
+    assert (found.status, found.found) == (WARN, "there is one, torch 2.6.0+cu124 sees none")
+    assert "update the driver" in found.todo
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,35 @@ def test_npy_files_and_their_index(store: FeatureStore, tmp_path: Path) -> None:
     assert about["class_names"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("to", ["webdataset", "npy"])
+def test_class_names_come_with_features_of_clip(store: FeatureStore, tmp_path: Path, to: str) -> None:
+    done = export(store, tmp_path / "out", to=to, arrays=("cls",))
+    about = json.loads((tmp_path / "out" / "export.json").read_text())["texts"]
+    assert done.texts == tuple(about)
+    (name,) = done.texts
+    whole = store.text()
+    assert about[name]["logit_scale"] == whole.logit_scale
+    assert about[name]["class_names"] == list(whole.class_names)
+    for array, facts in about[name]["arrays"].items():
+        values = np.load(tmp_path / "out" / "text" / name / f"{array}.npy")
+        np.testing.assert_array_equal(values, getattr(whole, array).numpy())
+        assert (list(values.shape), str(values.dtype)) == (facts["shape"], facts["dtype"])
+    (tmp_path / "out" / "text" / name / "token_kinds.npy").unlink()
+    whole_again = export(store, tmp_path / "out", to=to, arrays=("cls",))
+    assert (tmp_path / "out" / "text" / name / "token_kinds.npy").exists()
+    assert whole_again.texts == (name,)
+    assert export(store, tmp_path / "poses", to=to, arrays=("keypoints",)).texts == ()
+    assert not (tmp_path / "poses" / "text").exists()
+
+
+def test_a_store_without_class_names_exports_its_features(tmp_path: Path) -> None:
+    stores.build(tmp_path / "s", modalities=(stores.CLIP,))
+    objects = LocalObjects(tmp_path / "s")
+    for key in [key for key in objects.list() if "/commits/" in key and "/text/" in key]:
+        objects.delete(key)
+    assert export(FeatureStore.open(tmp_path / "s"), tmp_path / "out").texts == ()
+
+
 def test_the_index_of_tars_says_where_each_video_is(store: FeatureStore, tmp_path: Path) -> None:
     export(store, tmp_path / "out", shard_bytes=40_000)
     for row in pd.read_parquet(tmp_path / "out" / "index.parquet").itertuples():
@@ -201,7 +230,9 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, to: str) -> None:
     export(FeatureStore.open(tmp_path / "s"), tmp_path / "in" / "out", to=to)
     assert {path.name for path in (tmp_path / "in").iterdir()} == {"out"}
     names = list(contents(tmp_path / "in" / "out"))
-    assert all(re.fullmatch(r"([a-z]+/)?[a-z0-9-]+\.(npy|tar|json|parquet)", name) for name in names)
+    assert all(
+        re.fullmatch(r"(text/plain-[0-9a-f]{8}/|[a-z]+/)?[a-z0-9_-]+\.(npy|tar|json|parquet)", name) for name in names
+    )
     if to == "webdataset":
         samples = read_tars(tmp_path / "in" / "out")
         assert all(re.fullmatch(r"[0-9]{8}-[a-z0-9-]{1,60}", key) for key in samples)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import stores
 
-from pipeline.focus import Truth, Weighed, equal_weights, focus, read_truth
+from pipeline.focus import Gain, Truth, Weighed, equal_weights, focus, gain, read_truth
 from store import FeatureStore, UsageError
 
 INSIDE = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]], bool)
@@ -42,6 +42,13 @@ def test_several_weights_count_by_what_each_finds() -> None:
     backwards = Weighed(WEIGHED.weights[:, ::-1], WEIGHED.video_ids, WEIGHED.sources)
     both, each = focus([WEIGHED, backwards], TRUTH), [focus([one], TRUTH) for one in (WEIGHED, backwards)]
     assert both.area == pytest.approx(np.mean([found.area for found in each]))
+
+
+def test_a_gain_is_over_the_same_videos() -> None:
+    backwards = Weighed(WEIGHED.weights[:, ::-1], WEIGHED.video_ids, WEIGHED.sources)
+    areas = [focus([one], TRUTH).area for one in (WEIGHED, backwards)]
+    assert gain(WEIGHED, backwards, TRUTH).area == pytest.approx(areas[0] - areas[1])
+    assert gain(WEIGHED, WEIGHED, TRUTH) == Gain(0.0, (0.0, 0.0), 2)
 
 
 def test_of_other_datasets_nobody_knows(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from extractions import small_config
+from commands import Vilp
+from extractions import pose_config, small_config
 
 from pipeline.config import ExtractConfig, resolve
 from pipeline.extraction import extract
@@ -84,6 +89,85 @@ def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp
     assert not (tmp_path / "made").exists()
 
 
+@pytest.fixture
+def some_poses(tmp_path: Path) -> Path:
+    """Poses of the small videos, but for one that has none, one with somebody after its end, and one in pixels."""
+    keypoints = [0.25, 0.5, 0.75] * 17
+    row = {"frame": 0, "person": 0, "keypoints": keypoints, "box": [0.2, 0.4, 0.3, 0.6, 0.9]}
+    changes = {
+        "wave (left)/b #2;": {"frame": 40},
+        "wave (left)/c": {"keypoints": [8.0, 16.0, 0.75] * 17},
+        "jump & run/d": {},
+        "jump & run/e": {},
+        "jump & run/cut": {},
+    }
+    rows = [{"video_id": video_id, **row, **change} for video_id, change in changes.items()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "some.parquet")
+    return tmp_path / "some.parquet"
+
+
+UNMATCHED = {
+    "wave (left)/a": "no entry of some.parquet has this video_id; its first is 'jump & run/cut'",
+    "wave (left)/b #2;": "some.parquet has somebody in frame 40, the video ends with frame 5",
+    "wave (left)/c": "100% of the joints in some.parquet lie outside of 0 to 1, the farthest at (8, 16): they are "
+    "those of a picture of another size, or of another video",
+}
+
+
+def test_unmatched_videos_are_reported(small_videos: Path, some_poses: Path, tmp_path: Path) -> None:
+    """In the summary of the run, in the status of the store, and in its quarantine report; the others are there."""
+    store = tmp_path / "store"
+    summary = extract(pose_config(small_videos, store, pose="precomputed", pose_config=str(some_poses)))
+    assert summary.quarantined == {"not-a-video": 1, "pose-unmatched": 3}
+    assert summary.done == 3
+    unmatched = {row["video_id"]: row["message"] for row in summary.failures if row["kind"] == "pose-unmatched"}
+    assert unmatched == UNMATCHED
+
+    found = store_status(str(store))
+    (group,) = [row for row in found["groups"] if row["path"].startswith("pose/")]
+    assert (group["committed"], group["quarantined"], group["left"]) == (7, 4, 0)
+    rows = [row for row in found["quarantined"] if row["kind"] == "pose-unmatched"]
+    assert {row["video_id"]: row["message"] for row in rows} == UNMATCHED
+    assert {row["group"] for row in rows} == {group["path"]}
+
+    assert summary.quarantine is not None
+    report = pq.read_table(summary.quarantine).to_pylist()
+    assert {row["video_id"]: row["message"] for row in report if row["kind"] == "pose-unmatched"} == UNMATCHED
+    assert all("--retry-quarantined" in row["retry"] for row in report)
+
+    features = FeatureStore.open(store).load(arrays=("keypoints",))
+    assert len(features["keypoints"]) == 3
+    np.testing.assert_allclose(features["keypoints"][:, 0, 0, 0], np.tile([0.25, 0.5, 0.75], (3, 1)))
+
+
+def test_unmatched_videos_are_reported_on_the_command_line(
+    small_videos: Path, some_poses: Path, tmp_path: Path, vilp: Vilp
+) -> None:
+    store = tmp_path / "store"
+    command = ["extract", "--dataset", "folder", "--root", small_videos, "--store", store, "--engine", "inline"]
+    command += ["--modality", "pose", "--frames", 2, "--pose-frames", 4]
+    command += ["--pose", "precomputed", "--pose-config", some_poses]
+    done = vilp(*command)
+    assert done.code == 0, done.err
+    table = " ".join(done.err.replace("│", " ").split())  # the console breaks lines where it likes
+    assert "not-a-video 1, pose-unmatched 3" in table
+    for video_id, message in UNMATCHED.items():
+        assert f"{video_id}: {message}" in table
+    report = next((store / "_tables/quarantine").iterdir())
+    assert f"all that are quarantined: {report}" in done.err
+    assert "--retry-quarantined" in done.err
+
+    lines = vilp("status", "--store", store).out.splitlines()
+    for video_id, message in UNMATCHED.items():
+        assert f"  quarantined: {video_id}: pose-unmatched: {message}" in lines
+    found = json.loads(vilp("status", "--store", store, "--json").out)
+    rows = [row for row in found["quarantined"] if row["kind"] == "pose-unmatched"]
+    assert {row["video_id"]: row["message"] for row in rows} == UNMATCHED
+
+    again = json.loads(vilp(*command, "--json", "--retry-quarantined").out)
+    assert again["quarantined"] == {"not-a-video": 1, "pose-unmatched": 3}
+
+
 def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None:
     store = FeatureStore.open(with_pose)
     index = {
@@ -95,6 +179,42 @@ def test_frames_of_pose_are_more_and_hold_those_of_clip(with_pose: Path) -> None
     features = store.load(arrays=("cls", "keypoints"), frames=4, pose="plain")
     assert features.pose_frames is not None
     np.testing.assert_array_equal(index[8][:, features.pose_frames.numpy()], index[4])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
+def test_mmpose_is_added_to_a_store(small_videos: Path, with_pose: Path, tmp_path: Path, vilp: Vilp) -> None:
+    """By the command of the docs, in two goes: a new group beside the others, whose files stay as they are, of the same
+    frames, and with the numbers of a run in one go."""
+    before = files(with_pose)
+    models = "rtmdet_nano_320-8xb32_coco-person,rtmpose-t_8xb256-420e_coco-256x192"
+    flags = {"pose": "mmpose", "pose_config": models, "det_weights": "none", "pose_weights": "none"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    extract(resolve(str(with_pose), {**flags, "modalities": ["pose"], "device": "cpu"}), only_shards=[0, 2])
+    status = {row["path"]: row for row in store_status(str(with_pose))["groups"]}
+    (path,) = (path for path in status if path.startswith("pose/mmpose-rtmpose-t"))
+    assert (status[path]["committed"], status[path]["left"]) == (4, 3)
+    done = vilp("extract", "--store", with_pose, "--modality", "pose", "--device", "cpu", "--json", *options)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["executed"] == 3
+    rows = vilp("status", "--store", with_pose).out.splitlines()
+    counts = {line.split()[0]: line.split()[1:5] for line in rows if line.startswith("  pose/")}
+    assert counts[path] == ["7", "1", "1", "0"]  # committed, partial, quarantined, left
+
+    passing = ("_tables/lease", "_tables/heartbeats", "_tables/quarantine", "_tables/configs", "zarr.json")
+    added = files(with_pose)
+    kept = {name: data for name, data in before.items() if not name.startswith(passing)}
+    assert {name: added[name] for name in kept} == kept
+
+    at_once = tmp_path / "at-once"
+    extract(small_config(small_videos, at_once, pose_frames=8, device="cpu", **flags))
+    want, stored = FeatureStore.open(at_once).load(arrays=("cls", "keypoints", "boxes")), FeatureStore.open(with_pose)
+    found = stored.load(arrays=("cls", "keypoints", "boxes"), pose=path.partition("/")[2])
+    assert found.video_ids == want.video_ids
+    for name in want.tensors:
+        np.testing.assert_array_equal(found[name], want[name])
+    assert (found["boxes"][..., 4] > 0).any()
+    assert not verify_store(LocalObjects(with_pose)).problems
 
 
 @pytest.mark.slow

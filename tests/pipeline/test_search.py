@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import browser
@@ -65,20 +66,51 @@ def test_a_text_goes_through_the_model_of_the_store(extracted) -> None:
 
 
 def test_the_query_is_the_text_tower_s_embedding(extracted) -> None:
-    """Against a direct call of the model, on a prompt of one word."""
+    """Against a direct call of the model, on words as they stand: with a capital, a full stop and brackets."""
     import open_clip
 
     from stages.clip.models import build_model, resolve_model
 
     model = build_model(resolve_model("tiny", "none"), None, 0).eval()
     with torch.no_grad():
-        direct = model.encode_text(open_clip.SimpleTokenizer()(["a green tree"]))[0].double()
+        direct = model.encode_text(open_clip.SimpleTokenizer()(["A green tree (left)."]))[0].double()
     direct = torch.nn.functional.normalize(direct, dim=-1)
     frames, names = embeddings(extracted)
     means = torch.nn.functional.normalize(frames.mean(dim=1), dim=-1)
     wanted = dict(zip(names, (means @ direct).tolist(), strict=True))
-    found = search(extracted, "a green tree", top=99)
+    found = search(extracted, "A green tree (left).", top=99)
     assert {hit.video_id: hit.score for hit in found.hits} == pytest.approx(wanted, abs=1e-4)
+
+
+def test_punctuation_counts(extracted) -> None:
+    assert search(extracted, "a tree?").hits != search(extracted, "a tree").hits
+
+
+@pytest.mark.parametrize(("text", "words"), [(" \t", "has no word in it"), ("word " * 80, "82 tokens; allowed: up to")])
+def test_texts_that_cannot_be(extracted, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        search(extracted, text)
+
+
+def test_code_that_a_store_names_is_not_run_for_a_thumbnail(tmp_path: Path) -> None:
+    record = {**stores.CLIP.record, "frames": {"decoder": "os:system", "num_frames": stores.FRAMES}}
+    clip = dataclasses.replace(stores.CLIP, record=record)
+    store = FeatureStore.open(stores.build(tmp_path / "s", modalities=(clip,)).url)
+    page = write_page(store, search(store, like="v4", top=2), tmp_path / "page.html").read_text()
+    assert page.count("the store was decoded by code, os:system: to run it, name it with --code") == 2
+    assert "<img" not in page
+
+
+def test_a_video_that_is_gone_says_so(small_videos: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_videos, tmp_path / "videos")
+    extract(extractions.small_config(tmp_path / "videos", tmp_path / "s"))
+    store = FeatureStore.open(tmp_path / "s")
+    found = search(store, "anything", top=3)
+    (tmp_path / "videos" / found.hits[1].path).unlink()
+    page = write_page(store, found, tmp_path / "page.html").read_text()
+    cards = page.split("<li>")[1:]
+    assert ["<img" in card for card in cards] == [True, False, True]
+    assert "gone" in cards[1]
 
 
 def test_the_page_is_whole_and_safe(extracted, tmp_path: Path) -> None:
@@ -93,9 +125,7 @@ def test_the_page_is_whole_and_safe(extracted, tmp_path: Path) -> None:
     assert "the ranking means nothing" in page
     from pipeline.search import _PAGE, _card
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.search._thumbnail", lambda *arguments: "")
-        card = _card(extracted, dataclasses.replace(found, hits=(evil,)), 1, evil)
+    card = _card(dataclasses.replace(found, hits=(evil,)), 1, evil, b"")
     assert "<img src=x" not in card
     assert "<b>bold" not in card
     assert "default-src 'none'" in _PAGE
@@ -104,7 +134,7 @@ def test_the_page_is_whole_and_safe(extracted, tmp_path: Path) -> None:
 def test_the_page_fits_a_laptop_and_a_phone(
     extracted, tmp_path: Path, chromium: browser.Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.search._thumbnail", lambda *arguments: "")
+    monkeypatch.setattr("pipeline.search._thumbnails", lambda store, found, code: [(hit, b"") for hit in found.hits])
     query = "\u202e<script>document.title=1</script>" + "x" * 300
     found = dataclasses.replace(search(extracted, "anything", top=5), query=query)
     long = dataclasses.replace(found.hits[0], class_name="y" * 300, video_id="<img src=x onerror=alert(1)>" + "z" * 300)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.datasets.synthetic.captions import write_caption
+from pipeline.datasets.synthetic.captions import FACTS, write_caption
 from pipeline.stick import train as training
 from pipeline.stick.config import StickConfig
-from pipeline.stick.frames import Frames, batches, draw_training_frames
-from pipeline.stick.train import contrast, locate, save, train
+from pipeline.stick.frames import Frames, batches, draw_moments, draw_training_frames
+from pipeline.stick.train import contrast, locate, persons, save, train
 from stages.clip.models import EMBEDDED, STICK, build_model, resolve_model
+from stages.clip.towers import VitTokens
 
 SHORT = replace(StickConfig(), subjects=3, frames_a_clip=1, steps=2, batch_size=8)
 
@@ -57,6 +58,30 @@ def test_joints_are_sought_in_their_patch() -> None:
     assert locate(scores, torch.zeros(1, 17, 3)) == 0
 
 
+def test_tokens_under_a_person_are_told_what_that_person_does() -> None:
+    joints = torch.zeros(2, 2, 17, 3)
+    joints[0, 0, 5] = torch.tensor([0.25, 0.25, 1.0])  # column 1, row 1
+    joints[0, 1, 5] = torch.tensor([0.75, 0.25, 1.0])  # column 4, row 1
+    joints[1, 0, 5] = torch.tensor([0.5, 0.5, 0.0])  # not seen
+    tokens = torch.zeros(2, 6, 6, 2)
+    tokens[0, 1, 1, 0] = tokens[0, 1, 4, 1] = 1
+    action = tuple(FACTS).index("action")
+    facts = np.zeros((2, len(FACTS)), np.int64)
+    facts[:, action] = FACTS["action"].index("wave")
+    pooled, told = persons(tokens, joints, facts)
+    assert [FACTS["action"][value] for value in told[:, action]] == ["wave", "idle"]
+    assert pooled.argmax(1).tolist() == [0, 1]
+
+
+def test_half_of_the_frames_are_of_the_action(frames: Frames) -> None:
+    for script in frames.scripts:
+        anywhere, acting = draw_moments(script, 8).reshape(2, 4)
+        assert (np.diff(anywhere) >= 0).all()
+        assert 0 <= anywhere[0] < script.num_frames / 4
+        assert script.num_frames * 3 // 4 <= anywhere[-1] < script.num_frames
+        assert ((acting >= script.start) & (acting < script.end)).all()
+
+
 def test_every_row_comes_once_before_any_comes_again() -> None:
     rows = np.concatenate(list(batches(10, 4, 5, np.random.default_rng(0))))
     assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10))
@@ -69,13 +94,17 @@ def test_a_tower_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
     tower = training._Tower(visual, joints)
     images = torch.randn(4, 3, 96, 96)
     leaves = tower(images)
+    tokens = leaves[1].detach()
     sum((leaf.square().sum() for leaf in leaves), torch.tensor(0.0)).backward()
     tower.backward(*leaves)
     found = [parameter.grad.clone() for parameter in tower._parameters]
-    pooled, tokens = visual(images)
+    torch.testing.assert_close(tokens, VitTokens(visual, ("value",))(images)["value"].float(), rtol=1e-2, atol=1e-2)
+    visual.output_tokens = True
+    pooled, last = visual(images)
+    value = tower._extractor.value_tokens(tower._extractor.before_last(images))
     for parameter in tower._parameters:
         parameter.grad = None
-    (pooled.square().sum() + joints(tokens).square().sum()).backward()
+    sum((x.square().sum() for x in (pooled, value, joints(last))), torch.tensor(0.0)).backward()
     for parameter, gradient in zip(tower._parameters, found, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4)
 
@@ -96,18 +125,20 @@ def test_a_mirrored_frame_faces_the_other_way_with_its_joints_swapped(frames: Fr
             for dx in range(-4, 5)
         ]
         assert min(shifts) == 0
-        seen = (frames.joints[row, :, 2] > 0) & (frames.joints[row, :, 0].sub(0.5).abs() < 0.5)
-        if seen[5] and seen[6]:  # the shoulders
-            assert joints[row, 6, 0] == pytest.approx(1 - float(frames.joints[row, 5, 0]), abs=0.05)
+        for person in range(2):
+            before, after = frames.joints[row, person], joints[row, person]
+            if before[5, 2] > 0:  # a shoulder
+                assert after[6, 0] == pytest.approx(1 - float(before[5, 0]), abs=0.05)
+                assert after[6, 2] == before[5, 2]
 
 
 def test_captions_are_told_apart_by_the_standard_tokenizer(frames: Frames) -> None:
     captioner = training._Captioner(frames.facts, np.random.default_rng(0))
     facts = frames.facts[:6]
-    ids, places, said = captioner.captions(facts, np.random.default_rng(1))
+    captions = [write_caption(row, rng) for rng in [np.random.default_rng(2)] for row in facts]
+    ids, places, said = captioner.read(captions, np.random.default_rng(1))
     assert said.shape == (3 * len(ids), facts.shape[1])
     tokenizer = open_clip.SimpleTokenizer()
-    captions = [write_caption(row, rng) for rng in [np.random.default_rng(2)] for row in facts]
     for caption in captions:  # part by part gives the tokens of the whole
         assert [t for part in caption.parts for t in tokenizer.encode(part)] == tokenizer.encode(caption.text)
     end = captioner.vocabulary[-1]

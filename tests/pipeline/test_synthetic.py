@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
 
 import av
+import extractions
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import load_dataset
-from pipeline.datasets.synthetic import TINY, SyntheticConfig, render, render_dataset
+from pipeline.datasets.synthetic import TINY, SyntheticConfig, read_recipe, render, render_dataset
+from pipeline.extraction import extract
+from pipeline.forecast import forecast
 from stages.pose.base import PoseConfig
 from stages.pose.precomputed import PrecomputedEstimator
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import RetryError, UsageError
+from store.reader import FeatureStore
 
 L_ELBOW, R_ELBOW, L_WRIST, R_WRIST = 7, 8, 9, 10
 
@@ -62,6 +67,21 @@ def test_load_renders_what_is_not_there(tmp_path, monkeypatch, tiny):
     assert digest(tmp_path / "synthetic") == digest(tiny)
     with pytest.raises(UsageError, match="of seed 0, asked for 1"):
         load_dataset("synthetic", seed=1)
+
+
+def test_extract_renders_with_its_seed_and_keeps_it(tmp_path, monkeypatch):
+    """Other random weights do not ask for other videos."""
+    monkeypatch.setattr("pipeline.datasets.synthetic.render.SyntheticConfig", lambda: TINY)
+    config = extractions.small_config(tmp_path / "set", tmp_path / "s", dataset="synthetic", limit=1, seed=1)
+    assert forecast(config, measure=False).planned == 12
+    extract(config)
+    assert read_recipe(tmp_path / "set")["seed"] == 1
+    more = dataclasses.replace(config, seed=2)
+    assert forecast(more, measure=False).to_do == 1
+    assert extract(more).done == 1
+    assert len([path for path in FeatureStore.open(tmp_path / "s").groups if path.startswith("clip/")]) == 4
+    with pytest.raises(UsageError, match="of seed 1, asked for 2"):
+        extract(dataclasses.replace(more, store=str(tmp_path / "other")))
 
 
 def test_same_bytes_from_one_process_and_from_several(tmp_path, monkeypatch, tiny):

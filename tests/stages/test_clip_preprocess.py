@@ -14,13 +14,11 @@ from stages.batching import fixed_batches
 from stages.clip.models import build_model, resolve_model
 from stages.clip.preprocess import Preprocess, resize_float, resize_uint8
 
-CPU = torch.device("cpu")
-
 
 def ours(frames: np.ndarray, views: tuple[str, ...] = ("center",), interpolation: str = "bicubic") -> torch.Tensor:
     config = PreprocessCfg()
     transform = Preprocess(224, config.mean, config.std, interpolation)
-    return torch.stack(list(transform(frames, views, CPU)))
+    return torch.stack(list(transform(torch.from_numpy(frames), views)))
 
 
 def theirs(frames: np.ndarray, **config: object) -> torch.Tensor:

@@ -72,7 +72,7 @@ def test_a_dot_lands_where_its_point_says(view: str, width: int, height: int) ->
     frame = np.zeros((1, height, width, 3), np.uint8)
     frame[0, row - 2 : row + 3, column - 2 : column + 3] = 255
     plain = Preprocess(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic")
-    (pixels,) = plain(frame, [view], torch.device("cpu"))
+    (pixels,) = plain(torch.from_numpy(frame), [view])
     light = pixels[0].sum(0).clamp(0).numpy()
     ys, xs = np.mgrid[:224, :224] + 0.5
     centroid = np.array([(xs * light).sum(), (ys * light).sum()]) / light.sum() / 224

@@ -1,103 +1,37 @@
-"""Files of poses written by hand from the formats' documentation: every joint arrives at its own place, left is left.
-
-The tables here are typed out from the documentation, and share nothing with those of ``stages.pose``.
-"""
+"""Files of poses written by hand from the formats' documents: every joint arrives at its own place, left is left."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pose_files import (
+    BODY_25,
+    BOX,
+    COCO,
+    COCO_18,
+    ELSEWHERE,
+    HALPE_26,
+    HEIGHT,
+    POSE,
+    WIDTH,
+    clip,
+    failure,
+    flat,
+    full_name,
+    openpose,
+)
 
 from stages.pose import PoseConfig
 from stages.pose.imports import open_source
-from stages.pose.precomputed import PrecomputedEstimator
 from stages.pose.stage import PoseStage
-from stages.types import Clip, DecodedVideo, VideoFailure, VideoRef
-
-WIDTH, HEIGHT = 320, 240
-
-
-def table(names: str) -> list[str]:
-    """Names of joints in the order of a skeleton."""
-    return names.split()
-
-
-# COCO's person_keypoints annotations, "keypoints" of category 1.
-COCO = table(
-    """
-nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist
-right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle
-"""
-)
-# OpenPose, doc/02_output.md, "Pose Output Format (BODY_25)" and "(COCO)".
-BODY_25 = table(
-    """
-Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist MidHip RHip RKnee RAnkle LHip LKnee LAnkle REye
-LEye REar LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel
-"""
-)
-COCO_18 = table(
-    """
-Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist RHip RKnee RAnkle LHip LKnee LAnkle REye LEye
-REar LEar
-"""
-)
-# AlphaPose, docs/output.md: Halpe 26 keypoints.
-HALPE_26 = table(
-    """
-Nose LEye REye LEar REar LShoulder RShoulder LElbow RElbow LWrist RWrist LHip RHip LKnee RKnee LAnkle
-RAnkle Head Neck Hip LBigToe RBigToe LSmallToe RSmallToe LHeel RHeel
-"""
-)
-
-# Somebody who stands askew, in pixels of 320 x 240: no joint mirrors another, and every confidence is its own.
-POSE: dict[str, tuple[float, float, float]] = {
-    "nose": (150, 40, 0.99),
-    "left_eye": (156, 35, 0.93),
-    "right_eye": (145, 36, 0.91),
-    "left_ear": (163, 39, 0.71),
-    "right_ear": (139, 41, 0.69),
-    "left_shoulder": (180, 70, 0.97),
-    "right_shoulder": (120, 78, 0.95),
-    "left_elbow": (214, 52, 0.83),
-    "right_elbow": (104, 112, 0.81),
-    "left_wrist": (236, 20, 0.77),
-    "right_wrist": (0, 0, 0),  # not seen
-    "left_hip": (170, 138, 0.89),
-    "right_hip": (132, 141, 0.87),
-    "left_knee": (190, 176, 0.65),
-    "right_knee": (126, 186, 0.63),
-    "left_ankle": (228, 190, 0.59),
-    "right_ankle": (118, 230, 0.57),
-}
-# What COCO does not know lies far off: taken for a joint, it would show.
-ELSEWHERE = (5.0, 5.0, 0.5)
-BOX = (100, 10, 240, 236)  # x1, y1, x2, y2
-
-
-def clip(video_id: str = "v", *, decodable: int = 6) -> Clip:
-    """Three frames, 0, 2 and 4 of six, stored half as large as the source."""
-    indices = (np.arange(3) * decodable // 3).astype(np.int32)
-    pictures = np.zeros((3, HEIGHT // 2, WIDTH // 2, 3), np.uint8)
-    video = DecodedVideo(pictures, indices, indices / 25, decodable, decodable, 25.0, WIDTH, HEIGHT)
-    return Clip(VideoRef(0, video_id, video_id), video)
-
-
-def full_name(short: str) -> str:
-    side = {"L": "left_", "R": "right_"}.get(short[0] if short[1].isupper() else "", "")
-    return (side + short[1:] if side else short).lower()
-
-
-def flat(names: list[str], scale: tuple[float, float] = (1, 1)) -> list[float]:
-    """x, y, confidence of the pose in the order of a skeleton, as JSON has them."""
-    joints = [POSE.get(full_name(name), ELSEWHERE) for name in names]
-    return [value for x, y, c in joints for value in (x * scale[0], y * scale[1], c)]
 
 
 def assert_pose_in_frame(path: Path, frame: int = 1) -> np.ndarray:
@@ -116,29 +50,43 @@ def assert_pose_in_frame(path: Path, frame: int = 1) -> np.ndarray:
     return boxes
 
 
-def failure(path: Path, video: Clip) -> VideoFailure:
-    estimator = PrecomputedEstimator(PoseConfig(backend="precomputed", config=str(path)))
-    estimator.setup()
-    (found,) = estimator([video])
-    assert isinstance(found, VideoFailure)
-    assert found.kind == "pose-unmatched"
-    return found
+def joints_of_mmpose(dataset: str) -> list[str]:
+    """Names of joints, in order, of a dataset that the installed mmpose describes."""
+    spec = importlib.util.find_spec("mmpose")
+    if spec is None or spec.origin is None:
+        pytest.skip("the extra mmpose is not installed")
+    file = Path(spec.origin).parent / f".mim/configs/_base_/datasets/{dataset}.py"
+    joints = runpy.run_path(str(file))["dataset_info"]["keypoint_info"]
+    return [joints[number]["name"] for number in range(len(joints))]
 
 
-def test_the_tables_are_those_of_the_documents() -> None:
-    assert [len(names) for names in (COCO, BODY_25, COCO_18, HALPE_26)] == [17, 25, 18, 26]
-    for names in (BODY_25, COCO_18, HALPE_26):
-        assert set(COCO) <= {full_name(name) for name in names}
+def plain(names: list[str]) -> list[str]:
+    """The same way of writing for every table: ``LBigToe`` and ``left_big_toe`` are ``leftbigtoe``."""
+    return [full_name(name).replace("_", "") for name in names]
+
+
+def test_the_tables_are_those_of_mmpose() -> None:
+    assert joints_of_mmpose("coco") == COCO
+    assert plain(COCO_18) == plain(joints_of_mmpose("coco_openpose"))
+    assert plain(HALPE_26) == plain(joints_of_mmpose("halpe26"))
+    for longer in ("halpe26", "halpe", "coco_wholebody"):
+        assert joints_of_mmpose(longer)[:17] == COCO
+    assert plain(joints_of_mmpose("halpe")[:26]) == plain(HALPE_26)
+    # mmpose has no BODY_25; it is COCO-18 with the middle of the hips between wrists and hips, and then the feet.
+    body, feet = joints_of_mmpose("coco_openpose"), joints_of_mmpose("coco_wholebody_openpose")[18:24]
+    assert plain(BODY_25) == plain([*body[:8], "mid_hip", *body[8:], *feet])
 
 
 # mmaction2: tools/data/skeleton/README.md
 
 
-def test_mmaction_dense(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skeleton", ["coco", "coco_openpose", "halpe26", "coco_wholebody", "halpe"])
+def test_mmaction_dense(tmp_path: Path, skeleton: str) -> None:
     """keypoint [M, T, V, 2] in pixels of img_shape (height, width), here twice the video's; keypoint_score apart."""
-    keypoint, score = np.zeros((2, 6, 17, 2), np.float16), np.zeros((2, 6, 17), np.float16)
-    keypoint[1, 2] = [(2 * POSE[name][0], 2 * POSE[name][1]) for name in COCO]
-    score[1, 2] = [POSE[name][2] for name in COCO]
+    joints = np.array([POSE.get(name, ELSEWHERE) for name in joints_of_mmpose(skeleton)])
+    keypoint, score = np.zeros((2, 6, len(joints), 2), np.float16), np.zeros((2, 6, len(joints)), np.float16)
+    keypoint[1, 2] = 2 * joints[:, :2]
+    score[1, 2] = joints[:, 2]
     entry = {"frame_dir": "v", "label": 3, "img_shape": (480, 640), "original_shape": (480, 640), "total_frames": 6}
     entry |= {"keypoint": keypoint, "keypoint_score": score}
     path = tmp_path / "hmdb51_2d.pkl"
@@ -160,14 +108,6 @@ def test_mmaction_rows(tmp_path: Path) -> None:
 # OpenPose: doc/02_output.md
 
 
-def openpose(root: Path, values: list[float], *, frame: int = 2, frames: int = 6) -> Path:
-    for number in range(frames):
-        people = [{"person_id": [-1], "pose_keypoints_2d": values, "face_keypoints_2d": []}] * (number == frame)
-        root.mkdir(exist_ok=True)
-        (root / f"v_{number:012d}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": people}))
-    return root
-
-
 @pytest.mark.parametrize("names", [BODY_25, COCO_18], ids=["BODY_25", "COCO-18"])
 @pytest.mark.parametrize("scale", [(1, 1), (1 / WIDTH, 1 / HEIGHT)], ids=["pixels", "fractions"])
 def test_openpose(tmp_path: Path, names: list[str], scale: tuple[float, float]) -> None:
@@ -177,10 +117,10 @@ def test_openpose(tmp_path: Path, names: list[str], scale: tuple[float, float]) 
 # AlphaPose: docs/output.md
 
 
-@pytest.mark.parametrize("names", [COCO, HALPE_26], ids=["COCO", "Halpe"])
-def test_alphapose(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize("skeleton", ["coco", "halpe26", "coco_wholebody", "halpe"])
+def test_alphapose(tmp_path: Path, skeleton: str) -> None:
     """Frames of a video count from 0; "box" is x, y, width, height; "score" is no probability."""
-    values = [v for n in names for v in POSE.get(n, ())] if names is COCO else flat(names)
+    values = [v for name in joints_of_mmpose(skeleton) for v in POSE.get(name, ELSEWHERE)]
     row = {"image_id": "2.jpg", "category_id": 1, "keypoints": values, "score": 2.9, "idx": [1]}
     row["box"] = [BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]]
     path = tmp_path / "v" / "alphapose-results.json"

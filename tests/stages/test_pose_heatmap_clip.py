@@ -81,7 +81,7 @@ def test_a_joint_is_drawn_where_the_model_sees_it(view: str) -> None:
     frame[0, 150:155, 180:185] = 255
     keypoints = np.zeros((1, 1, 17, 3), np.float32)
     keypoints[0, 0, 9] = 182.5 / WIDTH, 152.5 / HEIGHT, 1
-    seen = next(Preprocess(SIZE, (0, 0, 0), (1, 1, 1), "bilinear")(frame, [view], torch.device("cpu")))[0, 0]
+    seen = next(Preprocess(SIZE, (0, 0, 0), (1, 1, 1), "bilinear")(torch.from_numpy(frame), [view]))[0, 0]
     made = encoder(clip=ClipConfig(**{**vars(TINY), "num_frames": 1, "views": (view,)}))
     picture = torch.from_numpy(made.render(keypoints, WIDTH, HEIGHT)[0, 0]).float()
     for axis in (0, 1):

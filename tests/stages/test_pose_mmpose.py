@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from stages.pose import checkpoints
 from stages.pose import mmpose_models as models
 from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
 from stages.pose.checkpoints import find_weights, load_into, published_checkpoint
-from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
+from stages.pose.crops import CropGeometry, bilinear_crops, cut, fit, letterbox
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_models import read_config
 from stages.types import Clip, DecodedVideo, VideoRef
@@ -31,10 +32,14 @@ torch.set_num_threads(1)  # mmpose would wait for threads that other tests keep 
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="the extra mmpose is not installed")
 
-DETECTOR, SIMCC, HEATMAP = (
+DETECTOR, SIMCC, HEATMAP, VIT = (
     "rtmdet_nano_320-8xb32_coco-person",
     "rtmpose-t_8xb256-420e_coco-256x192",
     "td-hm_mobilenetv2_8xb64-210e_coco-256x192",
+    "td-hm_ViTPose-small_8xb64-210e_coco-256x192",
+)
+needs_mmpretrain = pytest.mark.skipif(
+    importlib.util.find_spec("mmpretrain") is None, reason="mmpretrain is not installed"
 )
 RANDOM = PoseConfig(
     backend="mmpose",
@@ -47,6 +52,7 @@ RANDOM = PoseConfig(
     threads=1,
     batch_size=4,
 )
+CPU = torch.device("cpu")
 BOXES = np.array([[278, 44, 535, 406], [100, 50, 220, 300], [-20, -30, 150, 420], [500, 300, 680, 500]], np.float32)
 
 
@@ -213,11 +219,25 @@ def test_unusable_configs_are_named(config: str, message: str) -> None:
         TopDownEstimator(replace(RANDOM, config=config)).record()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mmpretrain") is not None, reason="mmpretrain is installed")
-def test_a_model_of_parts_that_are_not_installed_is_named() -> None:
-    vit = "td-hm_ViTPose-small_8xb64-210e_coco-256x192"
-    with pytest.raises(MissingError, match=f"{vit} is built of parts of mmpretrain, which is not installed") as caught:
-        TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{vit}")).record()
+@pytest.mark.parametrize("why", ["is not installed", "cannot be imported (No module named 'einops')"])
+def test_a_model_of_parts_that_are_not_there_is_named(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ViTPose's trunk is mmpretrain's. Here there is none, or one that lacks what it needs itself."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mmpretrain"]:
+        monkeypatch.delitem(sys.modules, name)
+    if why == "is not installed":
+        monkeypatch.setitem(sys.modules, "mmpretrain", None)
+    else:
+        (tmp_path / "mmpretrain").mkdir()
+        (tmp_path / "mmpretrain/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'einops'\")")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingError) as caught:
+        TopDownEstimator(replace(RANDOM, config=f"{DETECTOR},{VIT}")).setup()
+    assert str(caught.value) == (
+        f"{VIT} is built of parts of mmpretrain, which {why}; install it with pip install mmpretrain, or choose "
+        "RTMPose, HRNet or RTMO"
+    )
     assert caught.value.kind == "missing-package"
 
 
@@ -341,13 +361,16 @@ def test_crops_equal_those_of_opencv(udp: bool) -> None:
     frames = [noise(150, 200, 1), noise(90, 70, 2), noise(150, 200, 3), noise(150, 200, 4), noise(60, 60, 5)]
     boxes = np.array([[30, 20, 90, 140], [-30, 40, 60, 120], [500, 500, 600, 600], [50, 50, 52, 53], [0, 0, 60, 60]])
     center, size = geometry.windows(boxes.astype(np.float32))
-    got = bilinear_crops(frames, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
+    on_cpu = cut(frames, geometry, center, size, CPU, fill=0).permute(0, 2, 3, 1).numpy()
+    on_device = bilinear_crops(frames, *geometry.samples(center, size)).permute(0, 2, 3, 1).numpy()
     matrix = get_udp_warp_matrix if udp else get_warp_matrix
     for row, frame in enumerate(frames):
         warp = matrix(center[row], size[row], 0.0, output_size=(96, 128))
         want = cv2.warpAffine(frame, warp, (96, 128), flags=cv2.INTER_LINEAR)
-        assert np.abs(got[row].astype(int) - want).max() <= 1, row
-    assert (got[2] == 0).all()
+        assert np.abs(on_cpu[row].astype(int) - want).max() <= 1, row
+        assert (on_cpu[row] == want).mean() > 0.999, row
+        assert np.abs(on_device[row].astype(int) - want).max() <= 1, row
+    assert (on_device[2] == 0).all()
 
 
 def test_a_crop_does_not_depend_on_its_neighbours() -> None:
@@ -368,8 +391,12 @@ def test_a_crop_does_not_depend_on_its_neighbours() -> None:
 
 def test_outside_the_frame_is_the_grey_that_was_asked_for() -> None:
     x, y = np.array([[-3.0, -0.5, 0.0, 9.0, 9.5, 30.0]], np.float32), np.array([[0.0]], np.float32)
-    (crop,) = bilinear_crops([np.full((10, 10, 3), 200, np.uint8)], x, y, fill=100)
+    white = np.full((10, 10, 3), 200, np.uint8)
+    (crop,) = bilinear_crops([white], x, y, fill=100)
     assert crop[0, 0].tolist() == [100, 150, 200, 200, 150, 100]
+    geometry, center, size = CropGeometry(5, 1, 1.0, udp=False), np.array([[0.75, 0.5]]), np.array([[2.5, 1]])
+    (crop,) = cut([white], geometry, center, size, CPU, fill=100)
+    assert crop[0, 0].tolist() == [150, 200, 200, 200, 200]  # from -0.5 on in steps of half a pixel
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (480, 270), (100, 100)])
@@ -383,17 +410,29 @@ def test_letterbox_equals_the_detectors_own_pipeline(height: int, width: int) ->
     want = Resize(scale=(320, 320), keep_ratio=True)({"img": frame})
     scale = want["scale_factor"]
     want = Pad(size=(320, 320), pad_val={"img": (114, 114, 114)})(want)["img"]
-    got, factors = letterbox(torch.tensor(frame), 320, 320, 114)
+    on_cpu, factors = fit(frame, 320, 320, 114, CPU)
     assert factors == pytest.approx(scale)
-    assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
+    np.testing.assert_array_equal(on_cpu.permute(1, 2, 0).numpy(), want)
+    on_device, factors = letterbox(torch.tensor(frame), 320, 320, 114)
+    assert factors == pytest.approx(scale)
+    assert np.abs(on_device.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
 
 
 # Results
 
 
-@pytest.mark.parametrize("pose", [SIMCC, HEATMAP])
-def test_keypoints_equal_those_of_inference_topdown(pose: str, image: np.ndarray, tmp_path: Path) -> None:
+def cut_on_device(frames: list, geometry: CropGeometry, center: np.ndarray, size: np.ndarray, device: Any) -> Any:
+    """As ``cut`` does it where the device is none of OpenCV's."""
+    return bilinear_crops(frames, *geometry.samples(center, size), device)
+
+
+@pytest.mark.parametrize("crops", [cut, cut_on_device])
+@pytest.mark.parametrize("pose", [SIMCC, HEATMAP, pytest.param(VIT, marks=needs_mmpretrain)])
+def test_keypoints_equal_those_of_inference_topdown(
+    pose: str, crops: Any, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same boxes, random weights: coordinate classification and heatmaps, each with the flip test of its config."""
+    monkeypatch.setattr("stages.pose.mmpose.cut", crops)
     model = build(pose)
     torch.manual_seed(0)
     for weight in model.head.parameters():
@@ -464,6 +503,23 @@ def test_results_do_not_depend_on_the_other_clips(estimator: TopDownEstimator) -
             np.testing.assert_array_equal(one.keypoints, other.keypoints)
     assert together[2][1] is together[2][2]
     np.testing.assert_array_equal(together[2][3].keypoints, together[0][2].keypoints)
+
+
+def test_batches_cross_persons_frames_and_videos(estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven different frames of three clips are two batches of the detector, their 14 persons four of the other."""
+    calls = []
+
+    def counted(model: torch.nn.Module, inputs: Any, samples: list[Any]) -> list[Any]:
+        calls.append((type(model).__name__, len(samples)))
+        return run(model, inputs, samples)
+
+    run = models.run
+    monkeypatch.setattr(models, "run", counted)
+    first, second = [noise(96, 128, seed) for seed in range(3)], [noise(90, 70, seed) for seed in range(3, 6)]
+    repeating = clip(2, noise(60, 80, 6), noise(60, 80, 6), indices=[0, 0])
+    found = estimator([clip(0, *first), clip(1, *second), repeating])
+    assert [len(persons) for frames in found for persons in frames] == [2] * 8
+    assert calls == [("RTMDet", 4)] * 2 + [("TopdownPoseEstimator", 4)] * 4
 
 
 def test_frames_without_persons(estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,10 @@ from store.care import collect, delete_group, survey
 from store.commits import committed_shards
 from store.lease import Part, hold
 from store.objects import LocalObjects, Objects, open_objects
+from store.plan import read_plan
+from store.schema import KINDS, ArraySpec, Modality
 from store.verify import verify_store
+from store.writer import add_modality
 
 _NUMBERS = itertools.count()
 
@@ -75,6 +78,24 @@ def test_frames_that_features_come_from_stay_until_those_go(objects: Objects) ->
     delete_group(objects, "frames/t4")
     assert verify_store(objects).problems == ()
     assert FeatureStore.open(objects.url).groups == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_of_any_kind_is_deleted_and_its_remains_are_collected(tmp_path: Path, kind: str) -> None:
+    objects = fixture_store.build(LocalObjects(tmp_path / "s"))
+    arrays = {"features": ArraySpec((3,), "float32", ("channel",)), "known": ArraySpec((), "int8", ())}
+    modality = Modality(kind, "any", {"of": kind}, arrays)
+    digest = verify_store(objects).digest
+    with hold(objects, Part()) as lease:
+        ours, plan = lease.guard(objects), read_plan(objects)
+        add_modality(ours, plan, modality, {}, {})
+        fixture_store.fill(ours, plan, modality, [0])
+    assert survey(objects).strangers == ()
+    delete_group(objects, modality.path)
+    assert of(objects, modality.path) == []
+    assert verify_store(objects).digest == digest
+    objects.put(f"{modality.path}/features/c.0.0", b"an array whose group is gone")
+    assert [orphan.key for orphan in collect(objects).orphans] == [f"{modality.path}/features/c.0.0"]
 
 
 @pytest.mark.parametrize(

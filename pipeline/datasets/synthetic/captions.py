@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -31,6 +32,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "view": ("front", "left", "right", NONE),
     "hidden": ("no", "yes"),
 }
+_PLACE_OF = {name: place for place, name in enumerate(FACTS)}
 EVERYTHING = -1  # all bits: whatever the value of the fact
 
 # From this phase on a pose that is reached and held counts as the action; of one that leads from one state to another,
@@ -123,12 +125,12 @@ def write_caption(facts: np.ndarray, rng: np.random.Generator) -> Caption:
             else:
                 writer.say(f"in {value['trousers']} trousers", trousers=(value["trousers"],))
         if told[1]:
-            writer.tell("action", value["action"], WAYS, rng)
+            writer.tell("action", value["action"], rng)
         if told[2] and value["object"] != NONE:
             colour, kind = value["object colour"], value["object"]
             writer.say(f"with a {colour} {kind}", object=(kind,), **{"object colour": (colour,)})
         if told[3]:
-            writer.tell("place", value["place"], PLACES, rng)
+            writer.tell("place", value["place"], rng)
         if told[4] and value["view"] != NONE:
             writer.say(VIEWS[value["view"]], view=(value["view"],))
         if told[5]:
@@ -136,8 +138,20 @@ def write_caption(facts: np.ndarray, rng: np.random.Generator) -> Caption:
         if told[6] and value["hidden"] == "yes":
             writer.say("partly hidden", hidden=("yes",))
     if value["persons"] == "0" and rng.random() < 0.8:
-        writer.tell("place", value["place"], PLACES, rng)
+        writer.tell("place", value["place"], rng)
     return writer.caption()
+
+
+def write_prompts(rng: np.random.Generator) -> list[Caption]:
+    """A sentence for every action and every place, which states nothing else but that there is somebody."""
+    prompts = []
+    for name, ways in (("action", WAYS), ("place", PLACES)):
+        for value in ways:
+            writer = _Writer()
+            writer.say(str(rng.choice(OPENINGS)), persons=("1", "2"))
+            writer.tell(name, value, rng)
+            prompts.append(writer.caption())
+    return prompts
 
 
 def true_of(facts: np.ndarray, said: np.ndarray) -> np.ndarray:
@@ -146,16 +160,14 @@ def true_of(facts: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 
 def held_out(script: Script) -> bool:
-    """Whether a clip shows a combination that no training clip shows: one of the four backdrops with each action, and
-    three of the twelve colours with each object."""
-    action = (
-        script.class_name not in SCENE_OF
-        and script.scene in BACKDROPS
-        and (BACKDROPS.index(script.scene) == CLASSES.index(REVERSED.get(script.class_name, script.class_name)) % 4)
-    )
+    """Whether a clip shows a combination that no training clip shows: of the twelve colours one of the actor's shirt
+    with each class, and two of each object."""
+    colours = tuple(COLOURS)
+    number = CLASSES.index(REVERSED.get(script.class_name, script.class_name))
+    shirt = bool(script.figures) and colours.index(script.figures[0].look.shirt) == number % len(colours)
     if script.prop is None:
-        return action
-    return action or list(COLOURS).index(script.prop.colour) % 4 == OBJECTS.index(script.prop.kind)
+        return shirt
+    return shirt or colours.index(script.prop.colour) % 6 == OBJECTS.index(script.prop.kind)
 
 
 class _Writer:
@@ -167,23 +179,38 @@ class _Writer:
         """Add a part after which the named facts can have only the allowed values."""
         self._add(text, {name: _bits(name, values) for name, values in allowed.items()})
 
-    def tell(self, name: str, value: str, ways: dict[str, tuple[str, ...]], rng: np.random.Generator) -> None:
-        """Add a fact word by word, in one of the ``ways`` to say it: what the words so far leave open stays open."""
-        words = str(_first_or_any(ways[value], rng)).split()
-        for count in range(1, len(words) + 1):
-            begun = [v for v, said in ways.items() if any(way.split()[:count] == words[:count] for way in said)]
-            self._add(words[count - 1], {name: _bits(name, begun)})
+    def tell(self, name: str, value: str, rng: np.random.Generator) -> None:
+        """Add an action or a place word by word, in one of the ways to say it: what the words so far leave open stays
+        open."""
+        for word, bits in _word_by_word(name, _first_or_any(_WAYS_OF[name][value], rng)):
+            self._add(word, {name: bits})
 
     def caption(self) -> Caption:
         return Caption(tuple(self._parts), np.stack(self._said))
 
     def _add(self, text: str, allowed: dict[str, int]) -> None:
-        before = self._said[-1] if self._said else np.full(len(FACTS), EVERYTHING, np.int64)
-        now = before.copy()
-        for position, name in enumerate(FACTS):
-            now[position] &= allowed.get(name, EVERYTHING)
+        now = self._said[-1].copy() if self._said else np.full(len(FACTS), EVERYTHING, np.int64)
+        for name, bits in allowed.items():
+            now[_PLACE_OF[name]] &= bits
         self._parts.append(text)
         self._said.append(now)
+
+
+_WAYS_OF = {"action": WAYS, "place": PLACES}
+
+
+@cache
+def _word_by_word(name: str, way: str) -> list[tuple[str, int]]:
+    """The words of one way to say a fact, and the values that the fact may still have after each."""
+    words, found = way.split(), []
+    for count in range(1, len(words) + 1):
+        begun = [
+            value
+            for value, ways in _WAYS_OF[name].items()
+            if any(other.split()[:count] == words[:count] for other in ways)
+        ]
+        found.append((words[count - 1], _bits(name, begun)))
+    return found
 
 
 def _bits(name: str, values: Sequence[str]) -> int:

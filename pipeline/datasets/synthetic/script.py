@@ -136,6 +136,7 @@ class Script:
 
 
 def slug(class_name: str) -> str:
+    """A class name as a name of a folder: ``sit down`` becomes ``sit_down``."""
     return class_name.replace(" ", "_")
 
 

@@ -16,6 +16,7 @@ from pipeline.datasets.synthetic.script import write_scripts
 
 
 def main(job: dict[str, Any]) -> None:
+    """Render this process's share of the clips, those that are not there yet."""
     cv2.setNumThreads(1)
     root = Path(job["root"])
     config = SyntheticConfig.from_dict(job["config"])

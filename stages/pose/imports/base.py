@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,20 @@ from stages.weights import file_digest
 
 # Two countings of one file may differ by this many frames at its end: a header's, or a decoder that drops the last one.
 TOLERANCE = 2
+# Estimators put some joints a little outside of a picture that cuts a person off, and are not sure of them. Where more
+# of what they saw lies farther outside than this, it was another picture.
+OUTSIDE, MARGIN = 0.2, 0.1
+# No person is smaller than this many pixels: coordinates that are all as small are fractions.
+FRACTIONS = 2
 # Names of clips cut out of Kinetics' videos end in the seconds of the cut, which skeleton files leave out.
 _SECONDS = re.compile(r"_\d{6}_\d{6}$")
 
-MATCHING = {"frame": "nearest that the file covers", "at_most": "half its spacing", "tolerance": TOLERANCE}
+MATCHING = {
+    "frame": "nearest that the file covers",
+    "at_most": "half its spacing",
+    "tolerance": TOLERANCE,
+    "outside": {"share": OUTSIDE, "margin": MARGIN},
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ class PoseSource(Protocol):
         ...
 
     def read(self, key: str) -> Any:
-        """``VideoPoses`` of an entry, or the maps of one (see ``heatmaps``)."""
+        """``VideoPoses`` of an entry, or the maps of one (see ``heatmaps``). Raises ``UsageError``, ``MissingError`` or
+        whatever Python says of values that are of another type."""
         ...
 
 
@@ -117,6 +129,40 @@ def check_end(clip: Clip, last: int, name: str) -> VideoFailure | None:
     return VideoFailure(
         "pose-unmatched",
         f"{name} has somebody in frame {last}, the video ends with frame {clip.video.num_decodable - 1}",
+    )
+
+
+def check_places(clip: Clip, poses: VideoPoses, name: str) -> VideoFailure | None:
+    """``pose-unmatched`` where the joints are not in pixels of the video's picture, as far as that shows: many lie
+    outside of it, all within ``FRACTIONS`` pixels of its corner, or the picture is the video's lying on its side."""
+    own = (clip.video.width, clip.video.height)
+    width, height = poses.size or own
+    pixels = poses.size != (1, 1)
+    aspects = width / height, own[0] / own[1]
+    if pixels and math.isclose(math.prod(aspects), 1, rel_tol=0.02) and not math.isclose(*aspects, rel_tol=0.1):
+        return VideoFailure(
+            "pose-unmatched",
+            f"{name} is about pictures of {width:g} x {height:g}, the video has {own[0]} x {own[1]}: one was turned",
+        )
+    seen = poses.keypoints[poses.keypoints[..., 2] > 0]
+    if pixels and len(seen) and np.abs(seen[:, :2]).max() <= FRACTIONS:
+        return VideoFailure(
+            "pose-unmatched",
+            f"all joints in {name} lie within {FRACTIONS} pixels of the corner, such as ({seen[0, 0]:g}, "
+            f"{seen[0, 1]:g}): write pixels, not fractions",
+        )
+    places = seen[:, :2] / (width, height)
+    beyond = np.abs(places - 0.5).max(1, initial=0) - 0.5
+    outside = beyond > MARGIN
+    share = seen[outside, 2].sum() / max(seen[:, 2].sum(), np.finfo(float).tiny)
+    if share <= OUTSIDE:
+        return None
+    x, y = seen[beyond.argmax(), :2]
+    what = f"the picture of {width:g} x {height:g}" if pixels else "0 to 1"
+    return VideoFailure(
+        "pose-unmatched",
+        f"{share:.0%} of the joints in {name} lie outside of {what}, the farthest at ({x:g}, {y:g}): they are those of "
+        "a picture of another size, or of another video",
     )
 
 

@@ -92,12 +92,17 @@ class DetectionsSource:
         rows, frames, keypoints = [rows[place] for place in there], frames[there], keypoints[there]
         covered = np.array(sorted(self._covered[key]), np.int64) - self._first if key in self._covered else None
         sizes = {picture.size for picture, _ in rows}
+        if len(sizes) > 1:
+            raise UsageError(
+                f"{self._root.name}: pictures of {key!r} have the sizes {', '.join(sorted(map(str, sizes)))}; allowed: "
+                "one a video (None: not in the list of images)"
+            )
         return VideoPoses(
             frames,
             keypoints,
             _boxes([row for _, row in rows], keypoints),
             _identities([row for _, row in rows], frames),
-            size=sizes.pop() if len(sizes) == 1 else None,
+            size=sizes.pop() if sizes else None,
             covered=covered,
         )
 

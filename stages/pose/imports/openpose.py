@@ -1,7 +1,10 @@
 """What OpenPose writes with ``--write_json``: a file a frame, ``<video>_<number>_keypoints.json``.
 
 The files of a video lie in a folder of its name, or all together. BODY_25 and COCO-18 are told apart by the number of
-values; coordinates are pixels of the video, or fractions (``--keypoint_scale 3``) where none is above 1.
+values. Coordinates are pixels of the video (``--keypoint_scale 0``, the default), or fractions of the picture
+(``--keypoint_scale 3``) in all files alike, of which some lie a little below 0 or above 1. Those from -1 to 1 (4 and 6)
+are refused. The files do not say what else OpenPose may have been told: pixels of its network's input or of the video
+that it draws (1 and 2) show where they lie outside of the video's picture, fractions of the longer side (5) do not.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from stages.pose.base import NUM_JOINTS
-from stages.pose.imports.base import VideoPoses, digest_of_files, first_number
+from stages.pose.imports.base import FRACTIONS, VideoPoses, digest_of_files, first_number
 from stages.pose.skeletons import boxes_of, to_coco
 from store.errors import UsageError
 
 SUFFIX = "_keypoints.json"
 JOINTS = (18, 25)
+# Fractions lie this far below 0 at most where a joint is seen at the very edge.
+BELOW = 0.05
 # What stands before the number where OpenPose read pictures: no name of a video.
 _PICTURES = ("", "img", "image", "frame")
 
@@ -45,6 +50,7 @@ class OpenPoseSource:
                 raise UsageError(f"{file} and {self._entries[key][number]} are the same frame of {key!r}; keep one")
             self._entries[key][number] = file
         self._first = first_number(number for numbers in self._entries.values() for number in numbers)
+        self._size = self._find_size()
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -58,8 +64,38 @@ class OpenPoseSource:
         people = [_people(self._entries[key][number]) for number in numbers]
         keypoints = np.concatenate([np.zeros((0, NUM_JOINTS, 3)), *people])
         frames = np.repeat(covered, [len(persons) for persons in people])
-        fractions = len(keypoints) > 0 and float(keypoints[..., :2].max()) <= 1
-        return VideoPoses(frames, keypoints, boxes_of(keypoints), size=(1, 1) if fractions else None, covered=covered)
+        return VideoPoses(frames, keypoints, boxes_of(keypoints), size=self._size, covered=covered)
+
+    def _find_size(self) -> tuple[float, float] | None:
+        """The size of the picture (see ``VideoPoses``): by the first person, whose coordinates show what all are.
+
+        Fractions are looked for in every file, since somebody at the lower right has no negative coordinate where they
+        run from -1. Files that cannot be read cost their videos alone, see ``read``.
+        """
+        fractions = None
+        for file in self._files:
+            try:
+                people = _people(file)
+            except UsageError:
+                continue
+            seen = people[people[..., 2] > 0][:, :2]
+            if not len(seen):
+                continue
+            lowest, highest = seen.min(), seen.max()
+            if fractions is None and highest > FRACTIONS:
+                return None
+            fractions = fractions or file
+            if highest > FRACTIONS:
+                raise UsageError(
+                    f"{file} has a coordinate {highest:g}, a pixel, but {fractions} has fractions; write all with the "
+                    "same --keypoint_scale"
+                )
+            if lowest < -BELOW:
+                raise UsageError(
+                    f"{file} has a coordinate {lowest:g}; allowed: pixels or fractions from 0 to 1; write the files "
+                    "with --keypoint_scale 0 or 3"
+                )
+        return None if fractions is None else (1, 1)
 
     def _place(self, file: Path) -> tuple[str, int]:
         match = re.fullmatch(r"(?:(.*?)_?)(\d+)", file.name.removesuffix(SUFFIX))

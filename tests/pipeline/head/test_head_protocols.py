@@ -227,7 +227,7 @@ def test_a_class_whose_videos_are_all_quarantined_is_named(make_store, tmp_path)
     run = run_of(make_store(quarantined_class=2), tmp_path)
     assert "no training video in split 1 for 1 of 4 classes: climb" in run.warnings
     assert "no test video in split 1 for 1 of 4 classes: climb" in run.warnings
-    assert any("quarantined in the splits used" in line for line in run.warnings)
+    assert any("0 are not extracted and 15 quarantined" in line for line in run.warnings)
     assert not run.complete
 
 

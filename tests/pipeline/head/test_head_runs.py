@@ -1,6 +1,7 @@
 """Training runs from a store on the disk, their directories, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import made_up_heads
 import numpy as np
@@ -8,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.head import RunResult, TrainConfig, evaluate_run, train_head
+from pipeline.head import RunResult, TrainConfig, evaluate_run, selection, train_head
 from pipeline.head import data as head_data
+from pipeline.head import evaluate as head_evaluate
 from pipeline.head.checkpoint import read_run
 from pipeline.head.config import HeadConfig
+from pipeline.head.evaluate import prediction_of
 from store.errors import MissingError, StoreError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
@@ -190,6 +193,52 @@ def test_an_official_split_with_missing_videos_is_marked(make_store, tmp_path):
     assert not result.complete
     assert result.coverage["1"]["test"]["missing"] == 1530 - result.scores[0].videos
     assert any(warning.startswith("incomplete dataset") for warning in result.warnings)
+
+
+def test_the_number_of_test_videos_is_asserted(make_store, tmp_path, monkeypatch):
+    """Against what the store has now, and against the official number."""
+    made = make_store(dataset="hmdb51")
+    with monkeypatch.context() as patch:
+        patch.setattr(head_evaluate, "prediction_of", lambda *given: without_last(prediction_of(*given)))
+        with pytest.raises(StoreError, match=r"split 1 was tested on 15 videos and .* has 16 usable ones now"):
+            train_head(made.open(), head="vcs", out=tmp_path / "short", **FAST)
+    assert not (tmp_path / "short" / "run.json").exists()
+    monkeypatch.setitem(selection.OFFICIAL_SPLITS, "hmdb51", ((44, 15), (44, 15)))
+    with pytest.raises(StoreError, match=r"test of hmdb51 split 1 has 16 videos in .*; the official split has 15"):
+        train_head(made.open(), head="vcs", out=tmp_path / "more", **FAST)
+
+
+def without_last(found):
+    return replace(
+        found,
+        **{name: getattr(found, name)[:-1] for name in ("scores", "labels", "slots", "video_ids", "sources")},
+    )
+
+
+def test_what_gives_test_videos_away_is_a_warning(make_store, tmp_path):
+    def warnings(name, **options):
+        made = make_store(name, **options)
+        run = train_head(made.open(), head="vcs", split="all", out=tmp_path / f"run {name}", **FAST)
+        return [line for line in run.warnings if line.startswith("leak")]
+
+    assert warnings("clean") == []
+    # Sources of eight videos: the third one is tested in split 1, and its first video is the first of the store again.
+    found = warnings("copied", files={16: "hash0"})
+    assert found == [
+        "leak: 1 of 16 test videos of split 1 share the file with a training video, v16 first; accuracy is too high by "
+        "what a head remembers of those"
+    ]
+    found = warnings("torn", sources=12)
+    assert len(found) == 2
+    assert "test videos of split 2 share source and class with a training video" in found[1]
+
+
+def test_videos_that_splits_share_are_missed_once(make_store, tmp_path):
+    made = make_store(quarantined_class=1)
+    result = train_head(made.open(), head="vcs", split="all", out=tmp_path / "run", **FAST)
+    assert sum(subset["quarantined"] for split in result.coverage.values() for subset in split.values()) == 30
+    (warning,) = (line for line in result.warnings if line.startswith("incomplete dataset"))
+    assert "of 60 videos in the splits used 0 are not extracted and 15 quarantined, 0 listed ones are not on" in warning
 
 
 def test_usage_errors(make_store, tmp_path):

@@ -14,7 +14,7 @@ from pipeline.head.stack import CPU_NUMBERS, together_pays
 from pipeline.head.train import Run, fit, fit_runs, fit_together, new_head, predict
 from store.errors import UsageError
 
-FAST = {"frames": 4, "epochs": 3, "device": "cpu", "training": TrainConfig(batch_size=16)}
+FAST = {"frames": 4, "epochs": 3, "device": "cpu", "training": TrainConfig(batch_size=16, precision="fp32")}
 # Another order of sums rounds otherwise; where a gradient is nearly zero AdamW makes steps of the size of the learning
 # rate out of that, so weights may differ by some of these steps and logits by far less.
 TOLERANCE = {"atol": 2e-3, "rtol": 1e-3}
@@ -50,8 +50,8 @@ CONFIGS = {
 @pytest.mark.parametrize(
     "training",
     [
-        TrainConfig(epochs=3, batch_size=16),
-        TrainConfig(epochs=2, batch_size=16, loss="in-batch", random_frames=True, interpolation=0.5),
+        TrainConfig(epochs=3, batch_size=16, precision="fp32"),
+        TrainConfig(epochs=2, batch_size=16, loss="in-batch", random_frames=True, interpolation=0.5, precision="fp32"),
     ],
     ids=["all classes", "in batch"],
 )

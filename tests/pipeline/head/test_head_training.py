@@ -130,7 +130,7 @@ def test_interpolation_lies_between_the_untrained_head_and_the_trained_one(make_
 def test_the_published_loss_is_over_the_classes_of_the_batch(make_world):
     world = make_world(classes=4, dim=32)
     inputs = only(all_inputs(world), "vcs")
-    config = TrainConfig(epochs=1, batch_size=64, frame_dropout=0, loss="in-batch")
+    config = TrainConfig(epochs=1, batch_size=64, frame_dropout=0, loss="in-batch", precision="fp32")
     head = new_head(HeadConfig(head="vcs"), inputs, world.text)
     logits = predict(head, inputs)[:, inputs.labels]
     assert fit(head, inputs, config) == pytest.approx(float(inbatch_loss(logits, inputs.labels)), rel=1e-5)

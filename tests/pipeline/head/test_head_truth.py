@@ -152,7 +152,8 @@ REVERSED = ("sit down", "stand up", "pick up", "put down")
 
 @pytest.fixture(scope="module")
 def reversed_pairs(tmp_path_factory):
-    """Sitting down and standing up, picking up and putting down: the same frames in another order."""
+    """Sitting down and standing up, picking up and putting down: the same frames in another order, as rendered and as
+    the embedded CLIP sees them."""
     root = tmp_path_factory.mktemp("pairs")
     render_dataset(root / "videos", config=SyntheticConfig(classes=REVERSED, clips=8))
     recipe = default_config("synthetic")
@@ -161,35 +162,38 @@ def reversed_pairs(tmp_path_factory):
             recipe,
             root=str(root / "videos"),
             store=str(root / "store"),
-            clip="tiny",
-            clip_pretrained="none",
             engine="inline",
         )
     )
     return FeatureStore.open(root / "store")
 
 
-def right_within_pairs(scores, labels, class_names):
-    """Share of the videos whose class beats the one that is its reverse."""
+def right_within_pairs(scores, labels, class_names, classes=REVERSED):
+    """Share of the videos of some classes whose class beats the one that is its reverse."""
     pair = np.array([0 if name in REVERSED[:2] else 1 for name in class_names])
     own = np.where(pair == pair[labels][:, None], scores, -np.inf)
-    return float((own.argmax(axis=1) == labels).mean())
+    return float((own.argmax(axis=1) == labels)[np.isin(np.array(class_names)[labels], classes)].mean())
 
 
 @pytest.mark.slow
-def test_skeletons_tell_reversed_pairs_of_the_synthetic_videos(reversed_pairs, tmp_path):
-    """CLIP has random weights here, so heads on its frames know nothing; those on skeletons see the order."""
+def test_who_tells_reversed_pairs_of_the_synthetic_videos(reversed_pairs, tmp_path):
+    """Heads that do not see the order of frames are at chance, whatever CLIP knows; those on skeletons, and those with
+    a temporal module on what the embedded CLIP sees, are not. (It sees how far somebody sits down, and hardly what is
+    picked up: heads on its frames are asked about the first pair.)"""
 
-    def within_pairs(head):
+    def within_pairs(head, classes=REVERSED):
         options = {"epochs": 40, "training": TrainConfig(batch_size=32)}
-        run = train_head(reversed_pairs, head=head, split="all", seeds=2, out=tmp_path / head, **options)
-        found = [right_within_pairs(p.scores, p.labels, run.class_names) for p in load_predictions(run)]
+        out = tmp_path / f"{head.head} {head.modalities}"
+        run = train_head(reversed_pairs, head=head, split="all", out=out, **options)
+        found = [right_within_pairs(p.scores, p.labels, run.class_names, classes) for p in load_predictions(run)]
         return float(np.mean(found))
 
     for blind in ("mean", "vcs", "pvcs"):
-        assert 0.38 < within_pairs(blind) < 0.62, blind
+        assert 0.36 < within_pairs(HeadConfig(head=blind)) < 0.64, blind
     for seeing in ("pose", "vcs+pose"):
-        assert within_pairs(seeing) > 0.62, seeing
+        assert within_pairs(HeadConfig(head=seeing)) > 0.64, seeing
+    for seeing in (HeadConfig(modalities="V+T"), HeadConfig()):
+        assert within_pairs(seeing, REVERSED[:2]) > 0.7, seeing
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.head import TrainConfig, late, late_fusion, train_head
-from pipeline.head.late import WEIGHTS, choose_weight, fuse, log_probabilities
+from pipeline.head import TrainConfig, late_fusion, other_scores, train_head
+from pipeline.head.late import WEIGHTS, choose_weight, fuse
 from pipeline.head.metrics import hits
+from pipeline.head.other_scores import log_probabilities
 from store.errors import MissingError, UsageError
 
 FAST = {"frames": 4, "epochs": 3, "device": "cpu", "training": TrainConfig(batch_size=16)}
@@ -127,9 +128,11 @@ def test_a_skeleton_network_trained_here_is_fused(vcs, tmp_path):
 
 def test_heads_that_choose_have_not_seen_the_videos_on_which_they_choose(vcs, tmp_path, monkeypatch):
     seen, asked = [], []
-    real_fit, real_predict = late.fit, late.predict
-    monkeypatch.setattr(late, "fit", lambda head, part, *a, **k: (seen.append(part), real_fit(head, part, *a, **k)))
-    monkeypatch.setattr(late, "predict", lambda head, held: (asked.append(held), real_predict(head, held))[1])
+    real_fit, real_predict = other_scores.fit, other_scores.predict
+    monkeypatch.setattr(
+        other_scores, "fit", lambda head, part, *a, **k: (seen.append(part), real_fit(head, part, *a, **k))
+    )
+    monkeypatch.setattr(other_scores, "predict", lambda head, held: (asked.append(held), real_predict(head, held))[1])
     train_head(vcs.open(), head="mean", split="all", out=tmp_path / "mean", **FAST)
     late_fusion(tmp_path / "vcs", [tmp_path / "mean"], device="cpu")
     test = {1: set(), 2: set()}
@@ -169,7 +172,7 @@ def test_scores_of_other_classes_are_refused(vcs, tmp_path):
         late_fusion(tmp_path / "vcs", [tmp_path / "other.pkl"], device="cpu")
     few = [{"frame_dir": "v0", "pred_score": np.full(3, 0.3)}]
     (tmp_path / "few.pkl").write_bytes(pickle.dumps(few))
-    with pytest.raises(UsageError, match="holds scores of 3 classes, and the run has 4"):
+    with pytest.raises(UsageError, match="holds scores of 3 classes, and the dataset has 4"):
         late_fusion(tmp_path / "vcs", [tmp_path / "few.pkl"], device="cpu")
     train_head(store, head="vcs", out=tmp_path / "zero", **{**FAST, "epochs": 0})
     with pytest.raises(UsageError, match="is zero-shot"):

@@ -98,6 +98,21 @@ def test_boxes_are_flat_and_shuffled_poses_are_the_videos_own(make_store):
     assert ((shuffled - true).abs().amax(-1)[somebody] > 0.01).all()
 
 
+def test_shuffled_skeletons_do_not_tell_what_came_after_what(make_store):
+    """Joints that only ever move one way do so no more, and are where they were, in another order."""
+    real, found = placebos_of(make_store(movements=True), "pose", "test")
+    true, shuffled = (x.tensors["skeleton"][:, 0, :, 0].float() for x in (real, found[TIME]))
+    positions, motion = slice(0, 34), slice(51, 85)
+    places = [x[..., positions].sort(1).values for x in (true, shuffled)]
+    torch.testing.assert_close(*places, atol=5e-3, rtol=0)
+    steps = shuffled[:, 1:, positions] - shuffled[:, :-1, positions]
+    torch.testing.assert_close(shuffled[:, 1:, motion], steps, atol=5e-3, rtol=0)
+    whole = true[:, -1, positions] - true[:, 0, positions]
+    along = [(x[:, 1:, motion] * whole.unsqueeze(1)).sum(-1) > 0 for x in (true, shuffled)]
+    assert along[0].float().mean() > 0.95
+    assert 0.3 < along[1].float().mean() < 0.7
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(4, 40))
 def test_partners(seed, videos):

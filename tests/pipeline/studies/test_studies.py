@@ -63,6 +63,19 @@ def test_pose_that_carries_the_class_helps(make_store, tmp_path):
     assert report.details["gains"]["video + text"]["gain"] > 0.1
 
 
+def test_pose_that_tells_the_class_by_itself_helps(make_store, tmp_path):
+    """No head can beat the poses of another video of the same class here: who picks them knows the answer."""
+    made = make_store(videos=240, movements=True, noise=4.0)
+    training = TrainConfig(epochs=8, batch_size=32, learning_rate=3e-3)
+    head = HeadConfig(head="vcs+pose")
+    report = run_study("pose", config_of(made, head=head, training=training), out=tmp_path / "out")
+    assert report.verdict == HELPS, report.markdown
+    gains = report.details["gains"]
+    assert gains["video + text"]["gain"] > 0.1
+    assert gains["same class"]["verdict"] != HELPS
+    assert "what poses say of a class may be all that counts" in report.markdown
+
+
 def test_pose_that_is_noise_does_not_help(make_store, tmp_path):
     """Pooling any tokens helps here, so the head beats the one without pose; placebos say that it is not the pose."""
     made = make_store(videos=240, noise=2.0)

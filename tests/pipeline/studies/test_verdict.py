@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.studies.placebos import TIME
 from pipeline.studies.pose import OFF, judge
 from pipeline.studies.verdict import (
     EQUIVALENT,
@@ -114,6 +115,9 @@ def test_pose_helps_only_where_it_beats_everything():
     verdict, sentence = judge({OFF: win, "uniform grid": draw, "person box": same})
     assert verdict == INCONCLUSIVE
     assert "does not beat uniform grid and person box: something helps" in sentence
+    verdict, sentence = judge({OFF: win, "uniform grid": win, TIME: draw})
+    assert verdict == INCONCLUSIVE
+    assert "its own poses at other moments do as well" in sentence
     assert judge({OFF: same, "uniform grid": win})[0] == EQUIVALENT
     assert judge({OFF: draw, "uniform grid": win})[0] == INCONCLUSIVE
     assert "the other way: pose hurts" in judge({OFF: Gain(-0.03, -0.05, -0.01)})[1]

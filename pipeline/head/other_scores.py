@@ -1,0 +1,258 @@
+"""Class scores that late fusion adds to those of a head: of another run, of ``posefeat`` groups of the store, or of
+files that mmaction2 dumped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pipeline.head.checkpoint import load_predictions, read_run, weights_digest
+from pipeline.head.data import Inputs
+from pipeline.head.evaluate import Job, matching_selection, resolve_device
+from pipeline.head.models import Head
+from pipeline.head.results import Prediction, RunResult
+from pipeline.head.selection import load_side, open_store
+from pipeline.head.train import Progress, fit, new_head, predict
+from stages.pose.imports.scores import ClassScores, read_scores
+from store.errors import MissingError, UsageError
+from store.groups import Group
+from store.printable import command
+from store.reader import FeatureStore
+
+_SMALLEST = 1e-8
+
+
+class OtherScores(Protocol):
+    """Class scores from elsewhere, as log-probabilities by video id."""
+
+    name: str
+    warnings: tuple[str, ...]
+    directory: str | None
+
+    def head(self, split: int, seed: int) -> str | None:
+        """SHA-256 of the file of the head that ``test`` tells of; None where there is none."""
+
+    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """Of the inner validation's videos; what learns, learns on ``fitting`` alone."""
+
+    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]: ...
+
+
+def log_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities float64 [N, C] of logits."""
+    return torch.from_numpy(np.asarray(scores, np.float64)).log_softmax(dim=-1).numpy()
+
+
+def first_seed(run: RunResult) -> int:
+    """The smallest seed that a run was trained with."""
+    return min(score.seed for score in run.scores)
+
+
+class RunScores:
+    """A run: its recorded predictions, and its head trained again on part of the training videos."""
+
+    def __init__(self, run: RunResult, device: str, progress: Progress | None = None) -> None:
+        store = open_store(run.selection.store)
+        selection = matching_selection(run, store, run.config, False)
+        self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
+        self.job = Job(store, run.config, selection, load_side(store, selection, run.config), resolve_device(device))
+        self.warnings = tuple(run.warnings)
+        self.directory: str | None = str(Path(run.directory).absolute()) if run.directory is not None else None
+        self._predictions: list[Prediction] = load_predictions(run)
+        self._train: tuple[int, Inputs] | None = None
+
+    def train(self, split: int) -> Inputs:
+        """The training videos of a split, as the head was trained on them; those of one split at a time are kept."""
+        if self._train is None or self._train[0] != split:
+            self._train = None
+            self._train = split, self.job.inputs(split, "train", every_frame=self.run.training.random_frames)
+        return self._train[1]
+
+    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
+        head, held = self.trained_on(split, fitting), _named(self.train(split), validation)
+        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+
+    def trained_on(self, split: int, names: Sequence[str]) -> Head:
+        """The head of the run's first seed, trained again on some of the training videos alone."""
+        part, seed = _named(self.train(split), names), first_seed(self.run)
+        head = new_head(self.run.config, part, self.job.text, seed=seed)
+        fit(head, part, self.run.training, split=split, seed=seed, progress=self.progress)
+        return head
+
+    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        found = self._prediction(split, seed)
+        return dict(zip(found.video_ids, log_probabilities(found.scores), strict=True))
+
+    def head(self, split: int, seed: int) -> str | None:
+        return weights_digest(self.run, split, self._prediction(split, seed).seed)
+
+    def _prediction(self, split: int, seed: int) -> Prediction:
+        """Of the same seed where there is one, else of the first."""
+        of_split = [p for p in self._predictions if p.split == split]
+        if not of_split:
+            raise UsageError(f"{self.name} has no split {split}; train it on the same splits")
+        return next((p for p in of_split if p.seed == seed), of_split[0])
+
+
+def _named(inputs: Inputs, names: Sequence[str]) -> Inputs:
+    """The videos with these names that there are."""
+    wanted = frozenset(names)
+    rows = [row for row, name in enumerate(inputs.video_ids) if name in wanted]
+    return inputs.rows(torch.tensor(rows, dtype=torch.int64))
+
+
+class _StoredScores:
+    """Scores of ``posefeat`` groups of a store, one a split: of the network that learnt from its training videos."""
+
+    def __init__(self, store: FeatureStore, named: str, splits: Sequence[int]) -> None:
+        self._store = store
+        self._groups = {split: _group_of(store, named, split) for split in splits}
+        self.name = ", ".join(group.path for group in self._groups.values())
+        imported = any(map(_imported, self._groups.values()))
+        self.warnings: tuple[str, ...] = (SEEN,) if imported else ()
+        sources = {group.recipe["posefeat"][0] for group in self._groups.values()}
+        self.directory: str | None = sources.pop() if len(sources) == 1 and not imported else None
+        self._slots = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "slot")), strict=True))
+
+    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
+        scores, seen = self._of(split, validation)
+        keep = _imported(self._groups[split])
+        return {name: values for name, values in scores.items() if keep or name not in seen}
+
+    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        scores, seen = self._of(split, video_ids)
+        if seen:
+            raise UsageError(
+                f"the network of {self._groups[split].path} was trained on {len(seen)} test videos of split {split}, "
+                f"the first {min(seen)!r}: its scores of them are worth nothing; train one on the split as it is now"
+            )
+        return scores
+
+    def head(self, split: int, seed: int) -> str | None:
+        weights = self._groups[split].modality.record.get("weights")
+        return None if weights is None else str(weights["sha256"])
+
+    def _of(self, split: int, names: Sequence[str]) -> tuple[dict[str, np.ndarray], set[str]]:
+        """Scores of the videos that have some, and which of these the network was trained on."""
+        group = self._groups[split]
+        usable = set(self._store.usable([group]))
+        known = {name: self._slots[name] for name in names if self._slots.get(name) in usable}
+        scores, seen = (self._store.rows(group, array, list(known.values())) for array in ("scores", "seen"))
+        return (
+            dict(zip(known, scores.astype(np.float64), strict=True)),
+            {name for name, flag in zip(known, seen, strict=True) if flag},
+        )
+
+
+def _imported(group: Group) -> bool:
+    """Whether no scores are of a network that was trained without an inner validation."""
+    return group.modality.record["trained_on"]["held_out"] == 0
+
+
+def _group_of(store: FeatureStore, named: str, split: int) -> Group:
+    """The one ``posefeat`` group that ``named`` picks and whose network was trained on a split."""
+    groups = [group for group in store.groups.values() if group.modality.kind == "posefeat"]
+    fitting = [group for group in groups if group.path.startswith(named)]
+    own = [group for group in fitting if group.modality.record["trained_on"]["split"] == split]
+    if not fitting:
+        listed = f"this store has: {', '.join(group.path for group in groups)}" if groups else "this store has none"
+        add = command("extract", "--store", store.url, "--modality", "posefeat", "--posefeat", "RUN")
+        raise MissingError(f"late is {named!r}; {listed}; add one with: {add}", kind="missing-modality")
+    if not own:
+        splits = sorted({group.modality.record["trained_on"]["split"] for group in fitting})
+        raise UsageError(
+            f"the network of {fitting[0].path} was trained on split {', '.join(map(str, splits))}, and has seen test "
+            f"videos of split {split}; extract posefeat from a run on split {split}, or evaluate a run on the other"
+        )
+    if len(own) > 1:
+        listed = ", ".join(group.path for group in own)
+        raise UsageError(f"late is {named!r}, which does not name one group of split {split}; choose one of: {listed}")
+    return own[0]
+
+
+SEEN = (
+    "the scores that were read are of a network that may have been trained on the videos on which the weight is "
+    "chosen: it is surer of those, and its weight then too large"
+)
+
+
+class _FileScores:
+    """Scores of a network that nothing here trained."""
+
+    warnings: tuple[str, ...] = (SEEN,)
+    directory: str | None = None
+
+    def __init__(self, name: str, scores: Mapping[str, ClassScores]) -> None:
+        self.name, self._scores = name, scores
+
+    def head(self, split: int, seed: int) -> str | None:
+        return None
+
+    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
+        return self._of(validation)
+
+    def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
+        return self._of(video_ids)
+
+    def _of(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        found = {name: self._scores[last_part(name)].values for name in names if last_part(name) in self._scores}
+        return {name: as_logarithms(values) for name, values in found.items()}
+
+
+def check_scores(name: str, scores: Mapping[str, ClassScores], labels: Mapping[str, int], classes: int) -> None:
+    """Raise ``UsageError`` unless the scores in the files ``name`` are of these classes, in this order, as far as the
+    files say; ``labels`` by video id."""
+    for video, entry in ((video, scores[last_part(video)]) for video in labels if last_part(video) in scores):
+        if len(entry.values) != classes:
+            raise UsageError(f"{name} holds scores of {len(entry.values)} classes, and the dataset has {classes}")
+        if entry.label not in (None, labels[video]):
+            raise UsageError(
+                f"{name} has {video!r} in class {entry.label} and the dataset in class {labels[video]}, from 0 on: its "
+                "classes are others, or in another order; write the scores in the order of the dataset's classes"
+            )
+
+
+def as_logarithms(values: np.ndarray) -> np.ndarray:
+    """Log-probabilities of scores, which are probabilities already where they look like it."""
+    if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
+        return np.log(values.clip(min=_SMALLEST))
+    return log_probabilities(values)
+
+
+def last_part(video_id: str) -> str:
+    """The name by which files of scores know a video."""
+    return video_id.rpartition("/")[2]
+
+
+def other_scores(
+    other: Sequence[str | os.PathLike[str]],
+    annotations: str | os.PathLike[str] | None,
+    mine: RunScores,
+    device: str,
+    progress: Progress | None,
+) -> OtherScores:
+    """What is fused with the scores of a run: those of another run, of a store's skeleton network, or of score files.
+
+    Raises ``UsageError`` where it is none of them or has other classes, ``MissingError`` where it is gone.
+    """
+    paths = [Path(path) for path in other]
+    named = str(other[0])
+    if len(paths) == 1 and not paths[0].exists() and named.split("/")[0] == "posefeat":
+        return _StoredScores(mine.job.store, named, sorted({score.split for score in mine.run.scores}))
+    if len(paths) == 1 and paths[0].is_dir():
+        theirs = RunScores(read_run(paths[0]), device, progress)
+        if theirs.run.class_names != mine.run.class_names:
+            raise UsageError(f"{theirs.name} has other classes than {mine.name}; give a run of the same dataset")
+        return theirs
+    merged: dict[str, ClassScores] = {}
+    for path in paths:
+        merged |= read_scores(path, None if annotations is None else Path(annotations))
+    name, videos = ", ".join(path.name for path in paths), mine.job.store.videos
+    labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
+    check_scores(name, merged, labels, len(mine.run.class_names))
+    return _FileScores(name, merged)
