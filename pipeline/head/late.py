@@ -30,6 +30,8 @@ from store.errors import MissingError, UsageError
 # From the head alone to, by and large, the other alone.
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 64.0)
 FORMAT = "vilp-late-fusion"
+# Of fewer sources even a gain in every one is not more than two standard errors: see ``choose_weight``.
+FEWEST_SOURCES = 5
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def late_fusion(
     theirs = other_scores(other, annotations, mine, device, progress)
     predictions = load_predictions(recorded)
     splits: list[SplitFusion] = []
+    few: list[str] = []
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
     for split in sorted({score.split for score in recorded.scores}):
         train = mine.train(split)
@@ -133,7 +136,13 @@ def late_fusion(
             )
         own = mine.held_out(split, *names)
         heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
-        weight, tried = choose_weight(heads, others, labels[known], [train.sources[row] for row in known])
+        sources = [train.sources[row] for row in known]
+        weight, tried = choose_weight(heads, others, labels[known], sources)
+        if (count := len(set(sources))) < FEWEST_SOURCES:
+            few.append(
+                f"the inner validation of split {split} is of {count} sources; of fewer than {FEWEST_SOURCES} no gain "
+                "can be told from luck, so the weight is 0 whatever the other scores are"
+            )
         mine_of_split = [p for p in predictions if p.split == split]
         tested, of_split = _tested(mine_of_split, mine, theirs, weight, tried, len(known))
         splits.append(tested)
@@ -147,7 +156,7 @@ def late_fusion(
         other_run=theirs.directory,
         class_names=recorded.class_names,
         splits=tuple(splits),
-        warnings=(*recorded.warnings, *theirs.warnings),
+        warnings=(*recorded.warnings, *theirs.warnings, *few),
         environment=environment(mine.job.device),
         gains={name: _gain(parts["fused"], parts[name]) for name in ("head", "other")},
         predictions=tuple(parts["fused"]),

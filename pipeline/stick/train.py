@@ -150,6 +150,7 @@ class _Tower:
     def __init__(self, visual: Any, joints: nn.Linear) -> None:
         self._visual, self._joints = visual, joints
         self._extractor = VitTokens(visual, ("value",))
+        visual.output_tokens = True
         self._parameters = [*visual.parameters(), *joints.parameters()]
         self._threads = ThreadPoolExecutor(PARTS, "stick", initializer=torch.set_num_threads, initargs=(1,))
         self._outputs: list[tuple[Tensor, ...]] = []
@@ -171,10 +172,8 @@ class _Tower:
     def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
         # Threads would share the cache of cast weights, and the order of sums depend on which came first.
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(), cache_enabled=False):
-            tokens = self._extractor.before_last(images)
-            pooled, patches = self._visual._pool(self._visual.transformer.resblocks[-1](tokens))
-            values = self._extractor.value_tokens(tokens)
-            return (pooled @ self._visual.proj).float(), values.float(), self._joints(patches).float()
+            pooled, tokens = self._visual(images)
+            return pooled.float(), self._extractor.value_tokens().float(), self._joints(tokens).float()
 
     def _backward(self, outputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(outputs, self._parameters, gradients)

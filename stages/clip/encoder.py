@@ -33,7 +33,7 @@ from store.schema import ArraySpec, Modality
 class ClipEncoder:
     """Clips in, arrays out, one row a clip, all float16 and none normalised to unit length:
 
-    cls     [B, V, T, D]        image embeddings in the joint space, as the model's own ``encode_image``
+    cls     [B, V, T, D]        image embeddings in the joint space, exactly the model's own ``encode_image``
     value   [B, V, T, G, G, D]  see ``stages.clip.towers.VitTokens``
     penult  [B, V, T, G, G, W]
 
@@ -117,7 +117,7 @@ class ClipEncoder:
     def setup(self) -> None:
         """Load the image tower. Once in the process that will call."""
         visual: Any = build_model(self.model, self.weights, self.config.seed).visual
-        self._extract = ClsOnly(visual) if why_no_tokens(self.model.config) else VitTokens(visual, self._tokens)
+        self._extract = VitTokens(visual, self._tokens) if self._tokens else ClsOnly(visual)
         visual.to(device=self.device, dtype=DTYPES[self.config.precision])
 
     @cached_property

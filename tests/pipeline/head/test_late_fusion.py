@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.head import TrainConfig, late_fusion, other_scores, train_head
-from pipeline.head.late import WEIGHTS, choose_weight, fuse
+from pipeline.head.late import FEWEST_SOURCES, WEIGHTS, choose_weight, fuse
 from pipeline.head.metrics import hits
 from pipeline.head.other_scores import log_probabilities
 from store.errors import MissingError, UsageError
@@ -61,6 +61,12 @@ def test_what_one_source_says_is_one_voice():
     head, other = scores(1, 1.5), scores(2, 1.5)
     assert choose_weight(head, other, LABELS, SOURCES)[0] > 0
     assert choose_weight(head, other, LABELS, ["one"] * len(LABELS))[0] == 0
+    # Of four sources, however much each gains; of five it is enough.
+    for count in (FEWEST_SOURCES - 1, FEWEST_SOURCES):
+        weight, _ = choose_weight(
+            scores(1, 0.0), scores(2, 9.0), LABELS, [f"s{i // (240 // count)}" for i in range(240)]
+        )
+        assert (weight > 0) == (count == FEWEST_SOURCES)
 
 
 def test_equal_weights_go_to_the_head_alone():

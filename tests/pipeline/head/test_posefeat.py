@@ -256,6 +256,7 @@ def test_late_fusion_with_the_group_is_that_with_the_run(made):
         )
     assert stored.other == ", ".join(group.path for group in groups(made / "store"))
     assert not any("may have been trained" in warning for warning in stored.warnings)
+    assert any("of fewer than 5 no gain can be told from luck" in warning for warning in stored.warnings)
 
 
 def test_a_network_of_another_split_is_refused(made, bare, tmp_path, monkeypatch):
