@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.nn.functional import normalize
 
 from pipeline.datasets.synthetic.captions import ACTIONS, FACTS, IDLE, SEATED, WAYS, held_out, true_of, write_caption
 from pipeline.datasets.synthetic.config import CLASSES
+from pipeline.datasets.synthetic.script import Script
 from pipeline.head.functional import frame_mean_logits
 from pipeline.head.metrics import clustered_interval
 from pipeline.stick.frames import Frames
@@ -46,6 +49,8 @@ def measure(model: Any, resolved: ResolvedModel, frames: Frames, new: Frames) ->
     clips                   top-1: the mean of a clip's frames against the prompts that a store has
     ... seen                the same, of those of them all of whose combinations were shown in training
     ... new                 the same, of the clips of ``new``, whose combinations were not
+    ... seen, same classes  of those that were shown, with the classes as frequent as in ``new``: what ``new`` would be
+                            if combinations did not matter
     actions                 top-1 of single frames while the action lasts; idling and being seated are answers too
     nearest caption ...     of ``CAPTIONS`` captions of random frames, whether the one nearest to a frame is true of it
     caption is true ...     and the reverse
@@ -57,6 +62,8 @@ def measure(model: Any, resolved: ResolvedModel, frames: Frames, new: Frames) ->
     right = _right_clips(model, resolved, frames, images)
     found = {"clips": _figure(right, sources, 1 / len(CLASSES))}
     found["clips, combinations seen"] = _figure(right[seen], sources[seen], 1 / len(CLASSES))
+    weights = _class_weights([script for script, shown in zip(frames.scripts, seen, strict=True) if shown], new.scripts)
+    found["clips, combinations seen, same classes"] = _figure(right[seen] * weights, sources[seen], 1 / len(CLASSES))
     right = _right_clips(model, resolved, new, _encode(model, resolved, new))
     found["clips, combinations new"] = _figure(
         right, np.array([script.subject for script in new.scripts]), 1 / len(CLASSES)
@@ -95,6 +102,13 @@ def _right_clips(model: Any, resolved: ResolvedModel, frames: Frames, images: Te
     labels = np.array([CLASSES.index(script.class_name) for script in frames.scripts])
     by_clip = images.unflatten(0, (len(frames.scripts), -1))
     return np.asarray(frame_mean_logits(by_clip, text.class_embeddings[0]).argmax(1).numpy() == labels)
+
+
+def _class_weights(scripts: Sequence[Script], like: Sequence[Script]) -> np.ndarray:
+    """A weight for each of ``scripts``, of mean 1, that makes their classes as frequent as among ``like``."""
+    counts = [Counter(script.class_name for script in some) for some in (like, scripts)]
+    weights = np.array([counts[0][script.class_name] / counts[1][script.class_name] for script in scripts])
+    return np.asarray(weights / weights.mean())
 
 
 def _figure(right: np.ndarray, sources: np.ndarray, chance: float) -> Figure:

@@ -90,6 +90,19 @@ def test_a_reader_refuses_a_missing_array_and_a_damaged_commit(pristine: Path, t
         FeatureStore.open(root).load(arrays=("keypoints",))
 
 
+def test_what_rots_or_is_mended_while_a_store_is_open_is_seen(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine, tmp_path / "s")
+    dataset = FeatureStore.open(tmp_path / "s").dataset(arrays=("cls",))
+    before = dataset[0]["cls"]
+    shard = tmp_path / "s" / stores.CLIP.path / "cls" / "c.0.0.0.0"
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(StoreError, match="has a wrong checksum"):
+        dataset[0]
+    shard.write_bytes(whole)
+    np.testing.assert_array_equal(dataset[0]["cls"], before)
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of an extraction whose videos are there, so that all of it can be computed again."""
