@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +51,7 @@ from pipeline.head.train import predict
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
 from pipeline.summary import Summary
+from stages.batching import one_thread
 from stages.pose.imports.scores import ClassScores, read_scores
 from stages.precision import torch_environment
 from store.commits import OK, QUARANTINED, CommitRow
@@ -348,15 +348,5 @@ def outputs(head: nn.Module, inputs: Inputs) -> np.ndarray:
     """What a skeleton head gives for N videos, float32 [N, C], the same bytes whatever their neighbours."""
     count = len(inputs)
     padded = inputs.rows(torch.arange(-(-count // BATCH) * BATCH).clamp(max=count - 1))
-    with _one_thread():
+    with one_thread():
         return predict(head, padded, batch_size=BATCH)[:count].numpy()  # type: ignore[arg-type]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,29 +118,18 @@ def accelerated(model: Any, width: int, height: int) -> Any:
     import torch
     from mmcv.cnn.utils import fuse_conv_bn
 
+    from stages.batching import one_thread
+
     device = next(model.parameters()).device
     probe = torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0)).to(device)
     fused = copy.deepcopy(model)
     for part in ("backbone", "neck"):
         if getattr(fused, part, None) is not None:
             fuse_conv_bn(getattr(fused, part))
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         pairs = zip(_tensors(model.extract_feat(probe)), _tensors(fused.extract_feat(probe)), strict=True)
         same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
     return (fused if same else model).to(memory_format=torch.channels_last)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One forward pass on several threads would wait for whatever else keeps them busy."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -101,18 +101,6 @@ def test_code_that_a_store_names_is_not_run_for_a_thumbnail(tmp_path: Path) -> N
     assert "<img" not in page
 
 
-def test_a_video_that_is_gone_says_so(small_videos: Path, tmp_path: Path) -> None:
-    shutil.copytree(small_videos, tmp_path / "videos")
-    extract(extractions.small_config(tmp_path / "videos", tmp_path / "s"))
-    store = FeatureStore.open(tmp_path / "s")
-    found = search(store, "anything", top=3)
-    (tmp_path / "videos" / found.hits[1].path).unlink()
-    page = write_page(store, found, tmp_path / "page.html").read_text()
-    cards = page.split("<li>")[1:]
-    assert ["<img" in card for card in cards] == [True, False, True]
-    assert "gone" in cards[1]
-
-
 def test_the_page_is_whole_and_safe(extracted, tmp_path: Path) -> None:
     found = search(extracted, "<script>alert(1)</script>", top=2)
     evil = Hit('"><img src=x onerror=alert(1)>', "<b>bold</b>", "x.avi", 0.5, 0)
@@ -151,8 +139,6 @@ def test_the_page_fits_a_laptop_and_a_phone(
 
 
 def test_a_video_that_is_gone_costs_its_picture_alone(tmp_path: Path, small_videos: Path) -> None:
-    import shutil
-
     shutil.copytree(small_videos, tmp_path / "videos")
     extract(extractions.small_config(tmp_path / "videos", tmp_path / "s"))
     store = FeatureStore.open(tmp_path / "s")
