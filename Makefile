@@ -35,7 +35,7 @@ lint: $(STAMP) ## Check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: $(STAMP) ## Run the quick tests (five to eight minutes on two cores)
+test: $(STAMP) ## Run the quick tests (ten minutes or so on two cores)
 	$(BIN)/pytest -m "not slow"
 
 test-all: $(STAMP) ## Run all tests
