@@ -28,6 +28,17 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def parallel_batches(device: torch.device, num_threads: int) -> int:
+    """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
+    return num_threads if device.type == "cpu" else 1
+
+
+def single_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads for batches side by side, in each of which torch's operators use that thread alone: several on one batch
+    would wait for each other after every layer, and the numbers would depend on how many they are."""
+    return ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def fixed_batches(blocks: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
     """Blocks [n, ...] of any n, joined and cut into batches of exactly ``size`` rows of ``dtype``; the last one is
     padded with zeros. Yields each batch with its number of real rows.

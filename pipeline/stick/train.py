@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipeline.head.pooling import pool_tokens
 from pipeline.head.skeleton import mirror_keypoints
 from pipeline.stick.config import StickConfig
 from pipeline.stick.frames import Frames, batches
+from stages.batching import single_threads
 from stages.clip.models import ResolvedModel
 from stages.clip.towers import VitTokens
 from stages.heatmap import render
@@ -152,7 +152,7 @@ class _Tower:
         self._extractor = VitTokens(visual, ("value",))
         visual.output_tokens = True
         self._parameters = [*visual.parameters(), *joints.parameters()]
-        self._threads = ThreadPoolExecutor(PARTS, "stick", initializer=torch.set_num_threads, initargs=(1,))
+        self._threads = single_threads(PARTS, "stick")
         self._outputs: list[tuple[Tensor, ...]] = []
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from stages.batching import fixed_batches, map_ahead, resolve_device
+from stages.batching import fixed_batches, map_ahead, parallel_batches, resolve_device, single_threads
 from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
@@ -127,12 +127,11 @@ class ClipEncoder:
 
     @property
     def _parallel(self) -> int:
-        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
-        return self.config.num_threads if self.device.type == "cpu" else 1
+        return parallel_batches(self.device, self.config.num_threads)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._parallel, "clip", initializer=torch.set_num_threads, initargs=(1,))
+        return single_threads(self._parallel, "clip")
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B clips. Their frames are a multiple of T, evenly spaced, and any size."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -17,14 +16,13 @@ R = TypeVar("R")
 class Batches:
     """Runs functions on batches of exactly ``size`` items, the last one filled up, ``parallel`` at a time.
 
-    Each runs on one CPU thread: several threads on one batch would wait for each other after every layer, and the
-    numbers would depend on how many they are.
+    Each runs on one CPU thread (see ``stages.batching.single_threads``).
     """
 
     def __init__(self, parallel: int) -> None:
-        import torch
+        from stages.batching import single_threads  # needs torch
 
-        self._pool = ThreadPoolExecutor(parallel, "pose", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = single_threads(parallel, "pose")
 
     def map(self, function: Callable[[list[T]], Sequence[R]], items: Sequence[T], size: int) -> list[R]:
         """What ``function`` makes of each item; it is given a batch and returns as many values."""

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from stages.batching import fixed_batches, map_ahead, resolve_device
+from stages.batching import fixed_batches, map_ahead, parallel_batches, resolve_device, single_threads
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
 from stages.types import Clip
@@ -86,12 +86,11 @@ class VideoEncoder:
 
     @property
     def _parallel(self) -> int:
-        """Batches side by side; a GPU is given one after the other, each as soon as its frames are on their way."""
-        return self.config.num_threads if self.device.type == "cpu" else 1
+        return parallel_batches(self.device, self.config.num_threads)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._parallel, "video", initializer=torch.set_num_threads, initargs=(1,))
+        return single_threads(self._parallel, "video")
 
     def __call__(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """The arrays of ``modality()`` for B videos, each with the frames of its K clips, of any size."""
