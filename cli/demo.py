@@ -21,6 +21,7 @@ Opt = typer.Option
 @app.command()
 def demo(
     out: Annotated[Path, Opt(help="Folder for videos, store, runs and pictures.")] = Path("demo"),
+    subjects: Annotated[int, Opt(help="People to render, in 28 videos each: more of them narrow the intervals.")] = 9,
     engine: Annotated[str, Opt(help="ray or inline.", autocompletion=named("ray", "inline"))] = "ray",
     json: Json = False,
 ) -> None:
@@ -30,13 +31,16 @@ def demo(
     \b
       vilp-pipe demo
       vilp-pipe demo --out /tmp/demo --engine inline
+      vilp-pipe demo --out demo-36 --subjects 36
     """
     with only_result_on_stdout() as print_result:
         from cli.head import epochs_on
+        from pipeline.datasets.synthetic import SyntheticConfig
         from pipeline.demo import run_demo
 
         progress = make_progress()
-        made = run_demo(out, engine=engine, progress=progress, epochs=epochs_on(progress))
+        rendered = SyntheticConfig(num_subjects=subjects)
+        made = run_demo(out, rendered=rendered, engine=engine, progress=progress, epochs=epochs_on(progress))
         keep_config(out)
         if json:
             print_result(as_json(made.to_dict()))
@@ -64,7 +68,8 @@ def _lines(made: Demo) -> list[str]:
         )
     lines += [
         "inside: share of the weight on frames that hold the action; AUC: the chance that a frame inside weighs more",
-        "than one outside; beside another: only videos in which an idle second person stands about",
+        "than one outside; beside another: only videos in which an idle second person stands about; persons of pvcs",
+        "and fuse count by how far they move (--persons moving), but for the row that says otherwise (alpha 0.5)",
         *(
             f"pvcs over vcs, {name}: AUC {of['all']}, beside another {of['distracted']}"
             for name, of in made.gains.items()

@@ -74,6 +74,14 @@ def train_head(
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
+    persons: Annotated[
+        str,
+        Opt(
+            help="Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move).",
+            rich_help_panel=HEAD,
+            autocompletion=named("all", "moving"),
+        ),
+    ] = "all",
     pose_in: Annotated[
         str,
         Opt(
@@ -163,6 +171,7 @@ def train_head(
             tau=tau,
             kappa=kappa,
             sigma=sigma,
+            persons=persons,
             modalities=modalities.upper(),
             pose_in=pose_in,
             temporal_layers=temporal_layers,

@@ -59,6 +59,7 @@ class Strip:
     pictures   uint8 [T, H, W, 3]; None where they cannot be had, and then ``note`` says why
     keypoints  float [T, P, 17, 3], fractions of the frame and confidence; None without pose
     boxes      float [T, P, 5], fractions of the frame and score; None without pose
+    shares     float [P], how much each person counts in the heatmaps; None: all alike
     view       None without CLIP features
     """
 
@@ -68,6 +69,7 @@ class Strip:
     pictures: np.ndarray | None = None
     keypoints: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    shares: np.ndarray | None = None
     view: View | None = None
     verdict: Verdict | None = None
     note: str = ""
@@ -177,6 +179,8 @@ def _draw_view(axis: Any, strip: Strip, column: int) -> None:
         axis.imshow(view_of(strip.pictures[column], view), extent=(0, 1, 1, 0))
     points = torch.from_numpy(np.array(strip.keypoints[column], dtype=np.float32))
     points[..., :2] = to_view(points[..., :2], view.name, *strip.size, view.size)
+    if strip.shares is not None:
+        points[..., 2] *= torch.from_numpy(strip.shares)[:, None]
     heatmap = render(points, view.grid, sigma=view.sigma).numpy()
     axis.imshow(heatmap, extent=(0, 1, 1, 0), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
 

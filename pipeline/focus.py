@@ -13,6 +13,7 @@ import torch
 
 from pipeline.datasets.synthetic import ANNOTATIONS
 from pipeline.head.checkpoint import load_head
+from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs, load_inputs
 from pipeline.head.evaluate import make_job
 from pipeline.head.metrics import clustered_interval, roc_area
@@ -119,7 +120,9 @@ def weights_of_run(run: RunResult, store: FeatureStore) -> Weighed:
     )
 
 
-def untrained(store: FeatureStore, head: str, *, alpha: float = 0.0, frames: int = 8) -> tuple[Head, Inputs]:
+def untrained(
+    store: FeatureStore, head: str | HeadConfig, *, alpha: float = 0.0, frames: int = 8
+) -> tuple[Head, Inputs]:
     """A zero-shot head and what it reads of all videos; heads on tokens under persons take the share ``alpha`` of
     these."""
     job = make_job(store, head, frames=frames, device="cpu")

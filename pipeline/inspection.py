@@ -13,9 +13,11 @@ import numpy as np
 from pipeline import datasets
 from pipeline.figure import MAX_STRIPS, Strip, Verdict, View, draw_strips
 from pipeline.head.checkpoint import read_run
+from pipeline.head.config import HeadConfig
 from pipeline.head.data import Selection
 from pipeline.head.results import RunResult
 from pipeline.head.selection import selected_groups
+from pipeline.head.skeleton import motion_shares
 from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
@@ -23,6 +25,8 @@ from store.errors import MissingError, StoreError, UsageError, nearest
 from store.groups import Group
 from store.printable import command
 from store.reader import FeatureStore
+
+UNTRAINED = HeadConfig()  # whose heatmaps are drawn where no run is named
 
 
 def inspect_videos(
@@ -60,9 +64,8 @@ def inspect_videos(
         clip, pose = clip or selection.clip_id, pose or selection.pose
         frames = frames or (selection.frames if selection.clip_id else None)
         judgement = judge(store, selection, recorded, heads_of(recorded), slots=slots)
-    made = strips(
-        store, slots, frames=frames, clip=clip, pose=pose, sigma=recorded.config.sigma if recorded else 0.7, code=code
-    )
+    config = recorded.config if recorded else UNTRAINED
+    made = strips(store, slots, frames=frames, clip=clip, pose=pose, config=config, code=code)
     if recorded is not None and judgement is not None:
         made = with_verdicts(made, slots, recorded, judgement, store, top)
     draw_strips(made, out)
@@ -113,7 +116,7 @@ def strips(
     frames: int | None = None,
     clip: str | None = None,
     pose: str | None = None,
-    sigma: float = 0.7,
+    config: HeadConfig = UNTRAINED,
     code: Collection[str] = (),
 ) -> list[Strip]:
     """A strip for each slot, in order, all of which have features. Pictures are those of the video as it is on the disk
@@ -142,12 +145,15 @@ def strips(
     made = []
     for number, slot in enumerate(slots):
         row = rows[slot]
-        keypoints = boxes = None
+        keypoints = boxes = shares = None
         if pose_group is not None:
             steps = features["keypoints"].shape[1]
             keypoints, boxes = (
                 features[name][order[slot]].numpy()[places * steps // stored] for name in ("keypoints", "boxes")
             )
+            if config.persons == "moving":
+                width, height = features.sizes[order[slot]]
+                shares = motion_shares(features["keypoints"][order[slot]][None], (width / height)[None])[0].numpy()
         pictures, note = None, f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
         if not runs_code:
             pictures, note = _pictures(outcomes[number], index[number])
@@ -159,7 +165,8 @@ def strips(
                 pictures=None if pictures is None else pictures[places],
                 keypoints=keypoints,
                 boxes=boxes,
-                view=_view(clip_group, sigma),
+                shares=shares,
+                view=_view(clip_group, config.sigma),
                 note=note,
             )
         )

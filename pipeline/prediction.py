@@ -197,7 +197,7 @@ def _strips(store: FeatureStore, judgement: Judgement, run: RunResult, top: int,
     if not len(judgement):
         return []
     slots = [int(slot) for slot in judgement.slots]
-    made = strips(store, slots, frames=run.selection.frames, sigma=run.config.sigma, code=code)
+    made = strips(store, slots, frames=run.selection.frames, config=run.config, code=code)
     named = [
         replace(strip, title=os.path.basename(path)) for strip, path in zip(made, _paths(store, slots), strict=True)
     ]

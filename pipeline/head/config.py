@@ -42,7 +42,10 @@ MODALITIES: dict[str, tuple[str, ...]] = {
 }
 # Heads whose frames move towards the persons: the pose may act in the weights of frames, in what is weighted, or both.
 POSE_IN = ("both", "weights", "values")
+# Whose joints make the heatmaps: everybody's alike, or each person's by how much they move beside the others.
+PERSONS = ("all", "moving")
 GUIDED = ("vilp", "pvcs", "fuse")
+HEATMAPPED = ("pvcs", "pvcs-joint", "fuse")
 PATCH_TOKENS = ("penult", "value", "last")
 # What a head's frames or tokens come from. The embeddings of a video model's clips meet no words.
 ENCODERS = ("clip", "video")
@@ -58,6 +61,7 @@ class HeadConfig:
     tau              temperature of the softmax over frames
     kappa            steepness of the published gate (``vilp``)
     sigma            standard deviation of a joint's Gaussian, in cells of the token grid
+    persons          whose joints the heatmaps show: ``all``, or ``moving``, see ``skeleton.motion_shares``
     bottleneck       width of the adapters
     pool_heads       heads of the attention pooling (``attn``, ``fuse``)
     modalities       what the head ``fuse`` may read, one of ``MODALITIES``
@@ -73,6 +77,7 @@ class HeadConfig:
     tau: float = 0.01
     kappa: float = 1.0
     sigma: float = 0.7
+    persons: str = "all"
     bottleneck: int = 64
     pool_heads: int = 8
     modalities: str = "V+P+T"
@@ -91,6 +96,7 @@ class HeadConfig:
         one_of("word mode", self.word_mode, WORD_MODES)
         one_of("modalities", self.modalities, tuple(MODALITIES))
         one_of("pose-in", self.pose_in, POSE_IN)
+        one_of("persons", self.persons, PERSONS)
         one_of("tokens", self.tokens, PATCH_TOKENS)
         one_of("encoder", self.encoder, ENCODERS)
         if self.encoder == "video" and self.base not in VIDEO_HEADS:
@@ -106,6 +112,7 @@ class HeadConfig:
         for name, value, heads in (
             ("modalities", self.modalities != "V+P+T", ("fuse",)),
             ("pose-in", self.pose_in != "both", GUIDED),
+            ("persons", self.persons != "all", HEATMAPPED),
             ("temporal-layers", self.temporal_layers > 0, ("vilp",)),
             ("tokens", self.tokens != "penult", ("attn", "fuse")),
         ):
@@ -143,8 +150,9 @@ class HeadConfig:
         """What the stream that spots words reads, on its own: all of a head that can go to other classes."""
         if self.base != "fuse":
             return replace(self, head=self.base)
-        head = "pvcs" if "P" in self.modalities else "vcs"
-        return replace(self, head=head, modalities="V+P+T", pose_in="both", tokens="penult")
+        if "P" in self.modalities:
+            return replace(self, head="pvcs", modalities="V+P+T", pose_in="both", tokens="penult")
+        return replace(self, head="vcs", modalities="V+P+T", pose_in="both", persons="all", tokens="penult")
 
     @property
     def reads_pose(self) -> bool:

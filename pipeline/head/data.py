@@ -225,10 +225,10 @@ def _wanted_views(store: FeatureStore, selection: Selection, tensors: dict[str, 
     return {name: tensor if name in made else tensor[:, index] for name, tensor in tensors.items()}
 
 
-def pooled_view(store: FeatureStore, selection: Selection, sigma: float, view: str, kept: type[Kept]) -> Kept:
+def pooled_view(store: FeatureStore, selection: Selection, config: HeadConfig, view: str, kept: type[Kept]) -> Kept:
     """Tokens under the persons (or under their parts) of all videos in one view, from the cache or pooled now."""
-    key = {"fingerprint": selection.fingerprint, "sigma": sigma, "view": view, "kept": kept.__name__}
-    path = cache_path(key)
+    maps = {"sigma": config.sigma, "persons": config.persons, "view": view}
+    path = cache_path({"fingerprint": selection.fingerprint, **maps, "kept": kept.__name__})
     slots = usable_slots(store, selection)
     cached = read_cache(path, kept)
     if cached is not None and cached.slots.tolist() == slots:
@@ -236,7 +236,7 @@ def pooled_view(store: FeatureStore, selection: Selection, sigma: float, view: s
     shards = store.iter_shards(
         arrays=("value", "keypoints"), slots=slots, clip=selection.clip, pose=selection.pose, view=view
     )
-    pooled = pool_view(shards, kept, view=view, size=view_size(store, selection), sigma=sigma)
+    pooled = pool_view(shards, kept, config, view=view, size=view_size(store, selection))
     write_cache(path, pooled)
     return pooled
 
@@ -255,10 +255,10 @@ def _pooled_inputs(
     for view in selection.views if wanted else ():
         found: dict[str, Tensor] = {}
         if not set(wanted).isdisjoint(POOLED_INPUTS):
-            pooled = pooled_view(store, selection, config.sigma, view, Pooled)
+            pooled = pooled_view(store, selection, config, view, Pooled)
             found |= {name: getattr(pooled, name)[torch.searchsorted(pooled.slots, slots)] for name in POOLED_INPUTS}
         if not set(wanted).isdisjoint(PART_INPUTS):
-            parts = pooled_view(store, selection, config.sigma, view, PooledParts)
+            parts = pooled_view(store, selection, config, view, PooledParts)
             found |= {name: getattr(parts, name)[torch.searchsorted(parts.slots, slots)] for name in PART_INPUTS}
         views.append(found)
     return {name: torch.stack([of_view[name][:, positions] for of_view in views], dim=1) for name in wanted}

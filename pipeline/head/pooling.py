@@ -1,4 +1,4 @@
-"""Tokens under the persons, or under each body part, pooled once for each pose estimator, sigma and view, and kept.
+"""Tokens under the persons, or under each body part, pooled once for each pose estimator, heatmap and view, and kept.
 
 ``m = h / sum h`` over the heatmap h of a frame, ``z = sum_g m[g] X[g]``, ``q = max_g h[g]``: nothing is learnt, so 5.4
 GB of tokens (HMDB51, ViT-B/16, 16 frames) become 111 MB once, and training never reads the tokens again.
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.head.config import HeadConfig
+from pipeline.head.skeleton import motion_shares
 from stages.geometry import to_view
 from stages.heatmap import pool_weights, render
 from store.features import Features
@@ -74,30 +76,44 @@ def pool_tokens(tokens: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
     return pooled.squeeze(-2) if one else pooled, peak
 
 
-def view_heatmaps(features: Features, *, view: str, size: int, grid: int, sigma: float, parts: bool = False) -> Tensor:
-    """Heatmaps of the CLIP frames on the token grid of a view: float32 [B, T, G, G], or of each part [B, T, J, G, G].
+def view_heatmaps(
+    features: Features, config: HeadConfig, *, view: str, size: int, grid: int, by_part: bool = False
+) -> Tensor:
+    """Heatmaps of the CLIP frames on the token grid of a view, as the head reads them: float32 [B, T, G, G], or of each
+    part [B, T, J, G, G].
 
     Keypoints are kept as fractions of the frame; here they move to fractions of the view, an image of ``size`` pixels.
     """
     keypoints = features["keypoints"].float()
+    if config.persons == "moving":
+        keypoints = by_motion(keypoints, features.sizes)
     if features.pose_frames is not None:
         keypoints = keypoints[:, features.pose_frames]
     moved = keypoints.clone()
     width, height = features.sizes.unbind(dim=-1)
     moved[..., :2] = to_view(keypoints[..., :2], view, width, height, size)
-    if not parts:
-        return render(moved, grid, sigma=sigma)
-    return torch.stack([render(moved[..., joints, :], grid, sigma=sigma) for joints in BODY_PARTS.values()], dim=2)
+    if not by_part:
+        return render(moved, grid, sigma=config.sigma)
+    parts = [render(moved[..., joints, :], grid, sigma=config.sigma) for joints in BODY_PARTS.values()]
+    return torch.stack(parts, dim=2)
 
 
-def pool_view(shards: Iterable[Features], kept: type[Kept], *, view: str, size: int, sigma: float) -> Kept:
+def by_motion(keypoints: Tensor, sizes: Tensor) -> Tensor:
+    """Keypoints [B, Tp, P, 17, 3] whose confidence counts by how much their person moves beside the others; ``sizes``
+    [B, 2] are widths and heights of the frames."""
+    weighed = keypoints.clone()
+    weighed[..., 2] *= motion_shares(keypoints, sizes[:, 0] / sizes[:, 1])[:, None, :, None]
+    return weighed
+
+
+def pool_view(shards: Iterable[Features], kept: type[Kept], config: HeadConfig, *, view: str, size: int) -> Kept:
     """Pool the ``value`` tokens of one view, [B, 1, T, G, G, D], shard by shard."""
     parts = []
     for features in shards:
         tokens = features["value"][:, 0]
         of_parts = kept is PooledParts
         grid = tokens.shape[2]
-        heatmap = view_heatmaps(features, view=view, size=size, grid=grid, sigma=sigma, parts=of_parts)
+        heatmap = view_heatmaps(features, config, view=view, size=size, grid=grid, by_part=of_parts)
         pooled, presence = pool_tokens(tokens, heatmap)
         rows = (features.slots, pooled.half(), presence.half(), heatmap.half())
         parts.append(rows[: len(kept._fields)])

@@ -65,6 +65,25 @@ def skeletons(keypoints: Tensor, aspect: Tensor, *, steps: int = STEPS, persons:
     return features.gather(2, best[:, None, :, None].expand(-1, kept, -1, features.shape[-1]))
 
 
+def motion_shares(keypoints: Tensor, aspect: Tensor) -> Tensor:
+    """How far each person moves beside the one who moves most: float32 [B, P] in [0, 1].
+
+    ``keypoints`` [B, Tp, P, 17, 3] are in fractions of the frame, ``aspect`` [B] is its width / height.
+
+    The way of a person is the sum over the stored steps of the mean way of the joints that are seen before and after.
+    A camera that moves takes everybody along, which brings the shares closer to each other. Where nobody moves all are
+    1.
+    """
+    keypoints = keypoints.float()
+    seen = keypoints[..., 2] > 0
+    points = keypoints[..., :2] * torch.stack([aspect, torch.ones_like(aspect)], dim=-1)[:, None, None, None]
+    both = seen[:, 1:] & seen[:, :-1]
+    ways = torch.where(both, torch.linalg.vector_norm(points.diff(dim=1), dim=-1), 0.0)
+    way = (ways.sum(-1) / both.sum(-1).clamp(min=1)).sum(dim=1)
+    most = way.amax(dim=1, keepdim=True)
+    return torch.where(most > 0, way / most.clamp(min=torch.finfo(way.dtype).tiny), 1.0)
+
+
 def _motion(values: Tensor, seen: Tensor) -> Tensor:
     """Difference to the step before [B, T, P, K, 2], zero at the first and where ``seen`` [B, T, P, K] misses one."""
     moved = torch.zeros_like(values)

@@ -170,7 +170,7 @@ def _examples(
         frames=selection.frames,
         clip=selection.clip,
         pose=selection.pose,
-        sigma=run.config.sigma,
+        config=run.config,
         code=code,
     )
     ids = dict(zip(*(store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))

@@ -15,7 +15,7 @@ class StickConfig:
 
     subjects: int = 100
     frames_a_clip: int = 8
-    steps: int = 1600
+    steps: int = 4000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05

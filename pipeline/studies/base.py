@@ -76,7 +76,7 @@ def without_pose(config: HeadConfig) -> HeadConfig:
         return replace(off, modalities=left, pose_in="both")
     if off.base == "vilp":
         return replace(off, kappa=0.0, pose_in="both")
-    return replace(off, head="vcs", pose_in="both") if off.base in ("pvcs", "pvcs-joint") else off
+    return replace(off, head="vcs", pose_in="both", persons="all") if off.base in ("pvcs", "pvcs-joint") else off
 
 
 def outcomes(

@@ -147,12 +147,8 @@ class Placebos:
         for features in self._shards(real, view, ("keypoints", "boxes")):
             positions = torch.arange(selection.frames) * stored // selection.frames
             positions = positions * features["keypoints"].shape[1] // stored
-            at = replace(
-                features,
-                tensors={name: features[name][:, positions] for name in ("keypoints", "boxes")},
-                pose_frames=None,
-            )
-            true.append(view_heatmaps(at, view=view, size=size, grid=grid, sigma=self._job.config.sigma, parts=parts))
+            at = replace(features, pose_frames=positions)
+            true.append(view_heatmaps(at, self._job.config, view=view, size=size, grid=grid, by_part=parts))
             boxes.append(box_maps(at, view=view, size=size, grid=grid))
         return torch.cat(true), torch.cat(boxes)
 

@@ -17,7 +17,7 @@ from cli import options
 from pipeline import config as extraction
 from pipeline.datasets import DATASETS
 from pipeline.export import FORMATS
-from pipeline.head.config import HEADS, MODALITIES, POSE_IN, WORD_MODES
+from pipeline.head.config import HEADS, MODALITIES, PERSONS, POSE_IN, WORD_MODES
 from pipeline.head.train import LOSSES
 from pipeline.search import UNITS
 from pipeline.studies import STUDIES
@@ -61,6 +61,7 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("extract", "--video", ("none", *RECIPES)),
         ("train-head", "--word-mode", WORD_MODES),
         ("train-head", "--modalities", tuple(MODALITIES)),
+        ("train-head", "--persons", PERSONS),
         ("train-head", "--pose-in", POSE_IN),
         ("train-head", "--loss", LOSSES),
         ("export", "--format", FORMATS),

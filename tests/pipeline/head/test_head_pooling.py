@@ -9,6 +9,7 @@ from pipeline.head.config import HeadConfig
 from pipeline.head.data import load_inputs, pooled_view
 from pipeline.head.pooling import Pooled
 from pipeline.head.selection import select
+from pipeline.head.skeleton import motion_shares
 from stages.heatmap import render
 
 CONFIG = HeadConfig(head="fuse", sigma=0.8)
@@ -57,20 +58,63 @@ def test_they_are_pooled_once_for_all_splits_and_frame_counts(make_store, monkey
     assert len(calls) == 3
 
 
+def walking(way, steps=5):
+    """One person, [1, Tp, 1, 17, 3], who walks ``way`` heights of the frame to the right at an even pace."""
+    points = torch.full((1, steps, 1, 17, 3), 0.5)
+    points[..., 0] += torch.linspace(0, way, steps)[None, :, None, None] / 2  # the frame is twice as wide as high
+    points[..., 2] = 0.8
+    return points
+
+
+def test_who_moves_less_counts_less():
+    nobody = torch.zeros(1, 5, 1, 17, 3)
+    shares = motion_shares(torch.cat([walking(0.1), walking(0.4), walking(0.0), nobody], dim=2), torch.tensor([2.0]))
+    torch.testing.assert_close(shares, torch.tensor([[0.25, 1.0, 0.0, 0.0]]))
+    assert motion_shares(torch.cat([walking(0.0), nobody], dim=2), torch.tensor([2.0])).tolist() == [[1.0, 1.0]]
+
+
+def test_a_joint_that_is_not_seen_moves_nobody():
+    points = walking(0.0)
+    points[0, ::2, 0, 9] = 0  # zeros: not seen, wherever that is
+    points[0, 0] = 0  # nor is anybody in the first step
+    shares = motion_shares(torch.cat([points, walking(0.4)], dim=2), torch.tensor([2.0]))
+    assert shares.tolist() == [[0.0, 1.0]]
+
+
+def test_a_camera_takes_everybody_along():
+    people = torch.cat([walking(0.1), walking(0.4)], dim=2)
+    panned = people.clone()
+    panned[..., 0] += torch.linspace(0, 0.5, 5)[None, :, None, None]
+    apart, closer = (motion_shares(points, torch.tensor([2.0]))[0, 0] for points in (people, panned))
+    assert apart < closer < 1
+
+
+@pytest.mark.parametrize("head", ["pvcs", "pvcs-joint"])
+def test_idle_persons_leave_the_maps(make_store, head):
+    """Of the store's persons those who move most are left as they are."""
+    store = make_store().open()
+    both = HeadConfig(head=head), HeadConfig(head=head, persons="moving")
+    loaded = [load_inputs(store, select(store, c, frames=4), c, split=1, subset="test", device="cpu") for c in both]
+    presence = "part_presence" if head == "pvcs-joint" else "presence"
+    everybody, moving = (inputs.tensors[presence] for inputs in loaded)
+    assert (moving <= everybody).all()
+    assert (moving < everybody).any()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
 def test_a_damaged_cache_is_made_again(make_store, monkeypatch, damage):
     calls = count_pooling(monkeypatch)
     store = make_store().open()
     selection = select(store, CONFIG, frames=4)
-    first = pooled_view(store, selection, 0.8, "center", Pooled)
+    first = pooled_view(store, selection, CONFIG, "center", Pooled)
     (path,) = pooling.cache_directory().glob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-9] ^= 1
     path.write_bytes({"flip": data, "truncate": data[:-100], "empty": b""}[damage])
-    second = pooled_view(store, selection, 0.8, "center", Pooled)
+    second = pooled_view(store, selection, CONFIG, "center", Pooled)
     assert len(calls) == 2
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    pooled_view(store, selection, 0.8, "center", Pooled)
+    pooled_view(store, selection, CONFIG, "center", Pooled)
     assert len(calls) == 2
 
 
@@ -79,5 +123,5 @@ def test_a_cache_that_cannot_be_written_is_a_warning(make_store, tmp_path, monke
     monkeypatch.setenv("VILP_CACHE", str(tmp_path / "file" / "below"))
     store = make_store().open()
     with pytest.warns(UserWarning, match="pooled tokens were not kept in .*; set VILP_CACHE"):
-        pooled = pooled_view(store, select(store, CONFIG, frames=4), 0.8, "center", Pooled)
+        pooled = pooled_view(store, select(store, CONFIG, frames=4), CONFIG, "center", Pooled)
     assert np.isfinite(pooled.pooled.numpy()).all()
