@@ -123,11 +123,16 @@ class ClipEncoder:
     def setup(self) -> None:
         """Load the image tower. Once in the process that will call."""
         visual: Any = build_model(self.model, self.weights, self.config.seed).visual
-        if self._tokens or self._class_alone:
-            self._extract = VitTokens(visual, self._tokens, class_alone=self._class_alone)
+        if self.device.type == "cpu":  # one thread, for the reason above: the first videos are being decoded meanwhile
+            self._extract = self._threads.submit(self._extractor, visual).result()
         else:
-            self._extract = ClsOnly(visual)
+            self._extract = self._extractor(visual)
         visual.to(device=self.device, dtype=DTYPES[self.config.precision])
+
+    def _extractor(self, visual: Any) -> Callable[[Tensor], dict[str, Tensor]]:
+        if self._tokens or self._class_alone:
+            return VitTokens(visual, self._tokens, class_alone=self._class_alone)
+        return ClsOnly(visual)
 
     @cached_property
     def transfer(self) -> Transfer:

@@ -165,7 +165,7 @@ class VitTokens:
         of what the hook heard, and the value path is what attention gives to a token that is alone."""
         weight = self.visual.conv1.weight
         size, generator = self.visual.image_size, torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, *size, generator=generator).to(weight)
+        images = torch.randn(1, 3, *size, generator=generator).to(weight)
         expected = embed(self.visual, images)
         heard = self._heard.tokens
         rebuilt = [self.visual._pool(block(heard))[0] @ self.visual.proj for block in (self._last, shortened) if block]
