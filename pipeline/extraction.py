@@ -91,12 +91,13 @@ def extract(
             only_shards = ()
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
+            warnings += _other_versions(ours, graph.modalities())
+            _heed(warnings, config)
             environments = {branch.modality.path: branch.environment() for branch in graph.branches}
             warnings += add_groups(ours, config, plan, graph.modalities(), environments)
             if only_shards is None:  # a repair makes nothing new
                 keep_config(ours, as_toml("extract", config.options()))
-        if warnings and config.strict:
-            raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
+        _heed(warnings, config)
         warnings += Sizing.of(config, graph).warnings
         for warning in warnings:
             progress.warn(warning)
@@ -170,6 +171,29 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
         )
     write_metadata(objects, plan)
     return plan, gone, warnings
+
+
+def _heed(warnings: Sequence[str], config: ExtractConfig) -> None:
+    """Raise ``StoreError`` for the first of the warnings under ``strict``."""
+    if warnings and config.strict:
+        raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
+
+
+def _other_versions(objects: Objects, modalities: Mapping[str, Modality]) -> list[str]:
+    """Says where a group that is about to be added has the settings of one that is there, and only its record says
+    more or less: another version computed that one, and it cannot be gone on with."""
+    groups, warnings = read_groups(objects), []
+    for path, modality in modalities.items():
+        for other, group in groups.items() if path not in groups else ():
+            same = (group.modality.kind, group.modality.name) == (modality.kind, modality.name)
+            then, now = group.modality.record, modality.record
+            if same and all(then[key] == now[key] for key in then.keys() & now.keys()):
+                differing = ", ".join(sorted(then.keys() ^ now.keys()))
+                warnings.append(
+                    f"{other} was computed with these settings by another version of vilp-pipe ({differing}); it stays "
+                    f"as it is, and {path} begins with the first video; to go on with it, use that version"
+                )
+    return warnings
 
 
 def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:

@@ -73,8 +73,8 @@ def _check_recomputable(objects: Objects, report: Report, code: Collection[str])
             computable = set(make_graph(config, root).modalities())
         if (group.modality.parent or group.path) not in computable:
             raise StoreError(
-                f"{group.path} was computed with other weights or library versions than are here now, so it cannot be "
-                "mended as it was; bring those back, or extract into a new store",
+                f"{group.path} was computed with other weights, or by other versions of vilp-pipe or its libraries, "
+                "than are here now, so it cannot be mended as it was; bring those back, or extract into a new store",
                 kind="store-mismatch",
             )
         gone = [paths[slot] for slot in problem.slots if root is not None and not (root / paths[slot]).is_file()]

@@ -21,7 +21,7 @@ from stages.clip.models import build_model, file_digest, find_weights, resolve_m
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
 from stages.clip.text import encode_prompts, encode_text
-from stages.clip.towers import EPS, ClsOnly, VitTokens, grid_side, why_no_tokens
+from stages.clip.towers import EPS, ClsOnly, VitTokens, class_token_alone, grid_side, why_no_tokens
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
 from stages.types import Clip
@@ -33,7 +33,7 @@ from store.schema import ArraySpec, Modality
 class ClipEncoder:
     """Clips in, arrays out, one row a clip, all float16 and none normalised to unit length:
 
-    cls     [B, V, T, D]        image embeddings in the joint space, exactly the model's own ``encode_image``
+    cls     [B, V, T, D]        image embeddings in the joint space, those of the model's own ``encode_image``
     value   [B, V, T, G, G, D]  see ``stages.clip.towers.VitTokens``
     penult  [B, V, T, G, G, W]
 
@@ -69,6 +69,10 @@ class ClipEncoder:
     def _tokens(self) -> tuple[str, ...]:
         return tuple(name for name in TOKENS if name in self.config.tokens)
 
+    @property
+    def _class_alone(self) -> bool:
+        return class_token_alone(self.model.config, self._tokens)
+
     @cached_property
     def _modality(self) -> Modality:
         config, model = self.config, self.model
@@ -85,6 +89,8 @@ class ClipEncoder:
             "precision": config.precision,
             "tokens": list(self._tokens),
         }
+        if self._class_alone:
+            record["last_block"] = "class token"
         if self._tokens:
             vision = model.config["vision_cfg"]
             grid = grid_side(model.image_size // vision["patch_size"])
@@ -117,8 +123,16 @@ class ClipEncoder:
     def setup(self) -> None:
         """Load the image tower. Once in the process that will call."""
         visual: Any = build_model(self.model, self.weights, self.config.seed).visual
-        self._extract = VitTokens(visual, self._tokens) if self._tokens else ClsOnly(visual)
+        if self.device.type == "cpu":  # one thread, for the reason above: the first videos are being decoded meanwhile
+            self._extract = self._threads.submit(self._extractor, visual).result()
+        else:
+            self._extract = self._extractor(visual)
         visual.to(device=self.device, dtype=DTYPES[self.config.precision])
+
+    def _extractor(self, visual: Any) -> Callable[[Tensor], dict[str, Tensor]]:
+        if self._tokens or self._class_alone:
+            return VitTokens(visual, self._tokens, class_alone=self._class_alone)
+        return ClsOnly(visual)
 
     @cached_property
     def transfer(self) -> Transfer:

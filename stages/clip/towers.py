@@ -1,7 +1,8 @@
 """What an image tower gives beside the image embedding: patch tokens, in the same forward pass.
 
 There is one extractor for each class of tower; a tower without one gives the embedding alone. The embedding itself is
-always what the tower's own forward pass returns: an extractor only listens in, by a hook, and works on what it heard.
+what the tower's forward pass returns: an extractor listens in, by a hook, and works on what it heard. All that it may
+change is the last block of a tower that reads the class token alone (see ``class_token_alone``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from open_clip.model import CLIPVisionCfg
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 EPS = 1e-5
 
@@ -39,6 +40,16 @@ def why_no_tokens(config: dict[str, Any]) -> str | None:
     return None
 
 
+def class_token_alone(config: dict[str, Any], tokens: Sequence[str]) -> bool:
+    """Whether nothing reads what the last block makes of the patch tokens, for an open_clip model config and the tokens
+    that are wanted: the tower is a plain ViT that pools by its class token, and ``last`` is not among them."""
+    return (
+        why_no_tokens(config) is None
+        and CLIPVisionCfg(**config["vision_cfg"]).pool_type == "tok"
+        and "last" not in tokens
+    )
+
+
 def embed(visual: nn.Module, images: Tensor) -> Tensor:
     """Image embeddings [B, D] of images [B, 3, S, S], as ``encode_image(images, normalize=False)`` gives them."""
     output = visual(images)
@@ -53,6 +64,28 @@ class ClsOnly:
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         return {"cls": embed(self.visual, images).half()}
+
+
+class ClassTokenBlock(nn.Module):
+    """A block of open_clip's plain ViT for the class token alone, which attends to all tokens: the others give keys and
+    values, and go no further. Equal to the first token of the whole block but for rounding."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, tokens: Tensor, attn_mask: None = None) -> Tensor:
+        """[B, 1 + L, W] to [B, 1, W]; open_clip's image towers mask nothing."""
+        # Written out: torch's own attention takes another path where queries are not keys, five times as slow in bf16.
+        block, attention, width = self.block, self.block.attn, tokens.shape[-1]
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        normed = block.ln_1(tokens)
+        query = linear(normed[:, :1], weight[:width], bias[:width])
+        keys, values = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        by_head = [x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (query, keys, values)]
+        mixed = scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(2)
+        token = tokens[:, :1] + block.ls_1(attention.out_proj(mixed))
+        return token + block.ls_2(block.mlp(block.ln_2(token)))
 
 
 class VitTokens:
@@ -71,16 +104,25 @@ class VitTokens:
     projection, which is linear. The norm and the average of ``penult`` are computed in fp32.
     """
 
-    def __init__(self, visual: VisionTransformer, tokens: Sequence[str]) -> None:
-        """Raises ``RuntimeError`` where the tower does not compute what this class takes for granted."""
+    def __init__(self, visual: VisionTransformer, tokens: Sequence[str], *, class_alone: bool = False) -> None:
+        """``class_alone`` (see ``class_token_alone``) puts a ``ClassTokenBlock`` in place of the tower's last block.
+        Raises ``RuntimeError`` where the tower does not compute what this class takes for granted."""
         self.visual, self.tokens = visual, tuple(tokens)
         self.side = visual.grid_size[0]
         self.grid = grid_side(self.side)
         self._heard = threading.local()  # several threads may encode at once, each its own batch
-        self._last = visual.transformer.resblocks[-1]
-        self._last.register_forward_pre_hook(self._listen)
-        self._last.register_forward_hook(self._listen_after)
-        self._verify()
+        blocks: Any = visual.transformer.resblocks
+        self._last = blocks[-1]
+        self._listen_to(self._last)
+        shortened = ClassTokenBlock(self._last) if class_alone else None
+        self._verify(shortened)
+        if shortened is not None:
+            self._listen_to(shortened)
+            blocks[-1] = shortened
+
+    def _listen_to(self, block: nn.Module) -> None:
+        block.register_forward_pre_hook(self._listen)
+        block.register_forward_hook(self._listen_after)
 
     def _listen(self, _block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._heard.tokens = inputs[0]
@@ -118,18 +160,19 @@ class VitTokens:
         return tokens.unflatten(1, (self.grid, cell, self.grid, cell)).mean((2, 4))
 
     @torch.no_grad()
-    def _verify(self) -> None:
-        """On a fixed random input: the last block, pooling and projection make the embedding of what the hook heard,
-        and the value path is what attention gives to a token that is alone."""
+    def _verify(self, shortened: ClassTokenBlock | None) -> None:
+        """On a fixed random input: the last block, whole and ``shortened``, pooling and projection make the embedding
+        of what the hook heard, and the value path is what attention gives to a token that is alone."""
         weight = self.visual.conv1.weight
         size, generator = self.visual.image_size, torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, *size, generator=generator).to(weight)
+        images = torch.randn(1, 3, *size, generator=generator).to(weight)
         expected = embed(self.visual, images)
         heard = self._heard.tokens
-        rebuilt = self.visual._pool(self._last(heard))[0] @ self.visual.proj
+        rebuilt = [self.visual._pool(block(heard))[0] @ self.visual.proj for block in (self._last, shortened) if block]
         lone = self._last.ln_1(heard[:, 1:2])
         attended = self._last.ls_1(self._last.attn(lone, lone, lone, need_weights=False)[0])
         tolerance = 1e-4 if weight.dtype == torch.float32 else 0.05
-        for name, got, want in (("embedding", rebuilt, expected), ("value path", self._value(lone), attended)):
+        pairs = [*(("embedding", found, expected) for found in rebuilt), ("value path", self._value(lone), attended)]
+        for name, got, want in pairs:
             if not torch.allclose(got.float(), want.float(), rtol=tolerance, atol=tolerance * float(want.abs().max())):
                 raise RuntimeError(f"{name} of {type(self.visual).__name__} is not what its token extractor computes")

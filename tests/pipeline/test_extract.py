@@ -11,6 +11,8 @@ import pytest
 from extractions import small_config
 from runs import digest
 
+import stages.clip.encoder
+from pipeline.config import ExtractConfig
 from pipeline.extraction import extract
 from pipeline.progress import Progress
 from pipeline.repair import repair
@@ -222,6 +224,41 @@ def test_what_cannot_be_is_said_before_anything_is_written(small_videos: Path, t
     with pytest.raises(UsageError, match="multiple of frames"):
         small_config(small_videos, store, pose="onnx", pose_frames=6)
     assert not store.exists()
+
+
+@pytest.fixture
+def earlier(small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExtractConfig:
+    """Settings of a store whose CLIP group is of a version that computed the last block whole, and did not say so."""
+    config = small_config(small_videos, tmp_path / "s", tokens=())
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.clip.encoder, "class_token_alone", lambda *_: False)
+        extract(config)
+    return config
+
+
+def test_features_of_another_version_stay_and_are_not_gone_on_with(earlier: ExtractConfig, tmp_path: Path) -> None:
+    group = FeatureStore.open(tmp_path / "s").group("clip")
+    before = FeatureStore.open(tmp_path / "s").load()["cls"].numpy()
+    with pytest.raises(StoreError, match=r"another version of vilp-pipe \(last_block\); it stays as it is"):
+        extract(dataclasses.replace(earlier, strict=True))
+    assert FeatureStore.open(tmp_path / "s").group("clip").path == group.path  # there is no other one
+    told = extract(earlier)
+    assert told.warnings[0].startswith(f"{group.path} was computed with these settings by another version")
+    store = FeatureStore.open(tmp_path / "s")
+    np.testing.assert_array_equal(store.load(clip=group.modality.id)["cls"].numpy(), before)
+    (new,) = (found for path, found in store.groups.items() if found.modality.kind == "clip" and path != group.path)
+    now = store.load(clip=new.modality.id)["cls"].numpy()
+    np.testing.assert_allclose(now, before, rtol=2e-3, atol=2e-3 * np.abs(before).max())
+    assert extract(earlier).warnings == []
+
+
+def test_features_of_another_version_are_not_mended(earlier: ExtractConfig, tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "s")
+    (damaged,) = (key for key in objects.list("clip") if key.endswith("cls/c.0.0.0.0"))
+    objects.put(damaged, b"rotten")
+    with pytest.raises(StoreError, match="by other versions of vilp-pipe"):
+        repair(objects, verify_store(objects), progress=Progress())
+    assert objects.get(damaged) == b"rotten"
 
 
 def test_strict_refuses_an_environment_that_differs(small_videos: Path, undisturbed: Path, tmp_path: Path) -> None:

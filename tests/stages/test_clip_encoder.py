@@ -135,6 +135,13 @@ def test_the_id_follows_what_changes_the_numbers_and_nothing_else() -> None:
     assert len({identity(), *(identity(**changes) for changes in other)}) == 6
 
 
+def test_the_record_says_where_the_last_block_is_computed_for_the_class_token_alone() -> None:
+    """And only there: groups whose numbers are those of earlier versions keep their ids."""
+    for tokens, said in (((), "class token"), (("value", "penult"), "class token"), (("value", "last"), None)):
+        record = ClipEncoder(dataclasses.replace(TINY, tokens=tokens)).modality().record
+        assert record.get("last_block") == said
+
+
 def test_environment_names_what_may_differ_in_the_last_bits() -> None:
     environment = ClipEncoder(TINY).environment()
     assert "threads" not in environment  # more threads give the same bytes
