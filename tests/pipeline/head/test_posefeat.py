@@ -6,11 +6,13 @@ import pickle
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from made_up_heads import MadeUpStore
 
 from pipeline.config import ExtractConfig
+from pipeline.export import export
 from pipeline.extraction import extract
 from pipeline.head import TrainConfig, late_fusion, other_scores, train_head
 from pipeline.head.checkpoint import load_head, load_predictions, read_held, read_run
@@ -247,6 +249,32 @@ def test_copied_merged_and_deleted_as_any_group(copied, made, bare_copy, tmp_pat
 @pytest.fixture
 def bare_copy(made, tmp_path):
     return shutil.copytree(made / "bare", tmp_path / "bare")
+
+
+def test_loaded_and_exported_where_they_are_named(made, tmp_path):
+    store = FeatureStore.open(made / "store")
+    assert not {"features", "scores", "seen"} & set(store.load(split=1, subset="test").tensors)
+    with pytest.raises(UsageError, match="posefeat is None, which does not name one group; choose one of: poseconv-sp"):
+        store.load(arrays=("scores",))
+    with pytest.raises(MissingError, match="holds no posefeat features; add them with"):
+        FeatureStore.open(made / "bare").load(arrays=("scores",))
+    group = groups(made / "store")[0]
+    expected, names = arrays(made / "store", group)
+    found = store.load(arrays=("features", "seen"), posefeat="poseconv-split1")
+    assert found.video_ids == tuple(names)
+    for array in ("features", "seen"):
+        np.testing.assert_array_equal(found[array].numpy(), expected[array])
+    together = store.load(split=1, subset="test", posefeat="poseconv-split1")
+    assert {"cls", "keypoints", "features", "scores", "seen"} <= set(together.tensors)
+    streamed = [shard["scores"] for shard in store.iter_shards(arrays=("scores",), posefeat="poseconv-split1")]
+    np.testing.assert_array_equal(torch.cat(streamed).numpy(), expected["scores"])
+    done = export(store, tmp_path / "npy", to="npy", arrays=("scores", "seen"), posefeat="poseconv-split1")
+    assert (done.videos, done.texts) == (45, ())
+    index = pq.read_table(tmp_path / "npy" / "index.parquet").to_pylist()
+    assert [row["video_id"] for row in index] == names
+    for array in ("scores", "seen"):
+        written = np.stack([np.load(tmp_path / "npy" / row[f"{array}_file"]) for row in index])
+        np.testing.assert_array_equal(written, expected[array])
 
 
 def test_late_fusion_with_the_group_is_that_with_the_run(made):
