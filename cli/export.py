@@ -9,7 +9,7 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
-from cli.options import ClipGroup, Json, PoseGroup, Store, named
+from cli.options import ClipGroup, Json, PosefeatGroup, PoseGroup, Store, named
 from cli.sizes import parse_bytes
 
 Opt = typer.Option
@@ -32,12 +32,14 @@ def export(
         str | None, Opt(help="Of the split only train or test.", autocompletion=named("train", "test"))
     ] = None,
     arrays: Annotated[
-        str | None, Opt(help="Arrays, with commas, such as cls,keypoints (default: all of CLIP and pose).")
+        str | None,
+        Opt(help="Arrays, with commas, such as cls,keypoints (default: all of CLIP and pose, and of --posefeat)."),
     ] = None,
     frames: Annotated[int | None, Opt(help="Fewer CLIP frames than are stored.")] = None,
     view: Annotated[str | None, Opt(help="One stored view (default: all).")] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
+    posefeat: PosefeatGroup = None,
     shard_size: Annotated[str, Opt(help="About the size of a tar, which is made in memory.")] = "256MB",
     shuffle: Annotated[
         bool, Opt(help="Spread the videos over the tars in a fixed random order, or keep that of the store.")
@@ -70,6 +72,7 @@ def export(
             view=view,
             clip=clip,
             pose=pose,
+            posefeat=posefeat,
             shard_bytes=parse_bytes("shard-size", shard_size),
             shuffle=shuffle,
             progress=make_progress(),

@@ -297,7 +297,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _show(summary: Any) -> None:
-    from store.quarantine import retry_command
+    from store.quarantine import next_steps
 
     done = f"{summary.done} of {summary.executed} in this run; {summary.planned} in the plan"
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.quarantined.items()))
@@ -323,7 +323,8 @@ def _show(summary: Any) -> None:
         say(f"trace, to open in ui.perfetto.dev: {summary.profile['trace']}")
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
-        say(f"to try these again: {retry_command(summary.store)}")
+        for line in next_steps(summary.store, summary.quarantined):
+            say(line)
     if summary.done or not summary.executed:
         say(f"next: {summary.next_command}")
 

@@ -409,7 +409,8 @@ def _show_late(found: Any, out: str | None, json: bool, print_result: Any) -> No
     print_result(f"late fusion on {found.dataset}: {found.head} with {found.other}")
     for split in found.splits:
         print_result(
-            f"split {split.split}: weight {split.weight:g}, chosen on {split.validation_videos} training videos; "
+            f"split {split.split}: weight {split.weight:g}, chosen on {split.validation_videos} training videos of "
+            f"{split.validation_sources} sources ({split.folds} {'folds' if split.folds > 1 else 'fold'}); "
             f"{split.videos} test videos"
             + (f", of which {split.lacking} have no other scores and keep the head's" if split.lacking else "")
         )

@@ -30,7 +30,7 @@ def status(
     with only_result_on_stdout() as out:
         from pipeline.status import find_store, store_status
         from store.layout import QUARANTINE
-        from store.quarantine import retry_command
+        from store.quarantine import next_steps
 
         found = store_status(find_store(store))
         if json:
@@ -58,7 +58,8 @@ def status(
         if len(failures) > SHOWN:
             out(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         if found["quarantined"]:
-            out(f"  try these again: {retry_command(found['store'])}")
+            for line in next_steps(found["store"], {row["kind"] for row in found["quarantined"]}):
+                out(f"  {line}")
 
 
 @app.command()

@@ -31,6 +31,13 @@ def study(
     frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train every variant this often.")] = 3,
     epochs: Annotated[int, Opt(help="Of every training.")] = 30,
+    precision: Annotated[
+        str,
+        Opt(
+            help="Of the matrix products of training: auto, fp32 or bf16.",
+            autocompletion=named("auto", "fp32", "bf16"),
+        ),
+    ] = "auto",
     to: Annotated[str | None, Opt(help="Store of another dataset (transfer).", autocompletion=complete_store)] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
@@ -61,7 +68,7 @@ def study(
             clip=clip,
             pose=pose,
             to=to,
-            training=TrainConfig(epochs=epochs),
+            training=TrainConfig(epochs=epochs, precision=precision),
         )
         report = run_study(name, config, out=out, told=say)
         keep_config(Path(report.files["json"]).parent, store=config.store)

@@ -2,15 +2,16 @@
 
     features  float32 [N, D], what the network's classifier reads (of a network that was trained here)
     scores    float32 [N, C], log-probabilities of the classes
-    seen      int8 [N], 1 where the network whose scores these are was trained on the video, 0 where it was not
+    seen      int8 [N], 0 where the network was not trained on the video; where it was, 1 if the scores are its own, 2
+              if they are of a network that was trained without the video
 
 A network learns from the training videos of one split, which are test videos of others. So a group is of one network,
 its record names the split and a hash of those videos, and ``seen`` marks them one by one: late fusion refuses the group
 where a test video was seen.
 
-Weights of a fusion are chosen on an inner validation, part of the training videos. Of these a network that was trained
-on them says too much, so a run's head is trained a second time without them, and the scores of these videos alone are
-that one's (``features`` are all of the first network: two networks have two spaces).
+Weights of a fusion are chosen on the training videos. Of these a network that was trained on them says too much, so a
+run's head is trained again without each fold of them, and the scores of that fold are of the network that has not seen
+it (``features`` are all of the first network: two networks have two spaces).
 
 No video is decoded, so this runs in the process that asks, on whatever engine the store was made. Shards are written
 and committed as everywhere else.
@@ -35,9 +36,10 @@ from pipeline.extraction import add_groups
 from pipeline.head.checkpoint import Held, load_head, read_held, read_run, weights_digest, write_held
 from pipeline.head.config import SKELETON_HEADS
 from pipeline.head.data import Inputs, load_skeletons
-from pipeline.head.inner import inner_split
+from pipeline.head.inner import inner_folds
 from pipeline.head.models import Head
 from pipeline.head.other_scores import (
+    HELD_OUT,
     RunScores,
     as_logarithms,
     check_scores,
@@ -212,7 +214,7 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
         held = read_held(run, split, first_seed(run))
         if held is None:
             asked = asked or RunScores(replace(run, selection=replace(run.selection, store=store.url)), config.device)
-            progress.note(f"training without the inner validation of split {split}")
+            progress.note(f"training without each fold of the training videos of split {split}")
             _train_held(asked, split)
             held = read_held(run, split, first_seed(run))
             assert held is not None
@@ -225,18 +227,22 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
 
 
 def _train_held(asked: RunScores, split: int) -> None:
-    """Train the head of a split again without its inner validation, and keep it beside the run."""
+    """Train the head of a split again without each fold of its training videos, and keep all beside the run."""
     train, seed = asked.train(split), first_seed(asked.run)
-    fitting, held = inner_split(train.labels.cpu().numpy(), train.sources)
-    names = [tuple(train.video_ids[row] for row in rows) for rows in (fitting, held)]
-    facts = Held(weights_digest(asked.run, split, seed), train.video_ids, names[1])
-    write_held(asked.run, split, seed, asked.trained_on(split, names[0]), facts)
+    folds = inner_folds(train.labels.cpu().numpy(), train.sources)
+    fitting, held = (
+        tuple(tuple(train.video_ids[row] for row in rows) for rows in part) for part in zip(*folds, strict=True)
+    )
+    facts = Held(weights_digest(asked.run, split, seed), train.video_ids, held)
+    write_held(asked.run, split, seed, asked.trained_on(split, fitting), facts)
 
 
 class _Network:
-    """One split of a run: its head, and the one that was trained without the inner validation."""
+    """One split of a run: its head, and those that were trained without a fold each."""
 
-    def __init__(self, run: RunResult, split: int, held: Head, facts: Held, digest: str, store: FeatureStore) -> None:
+    def __init__(
+        self, run: RunResult, split: int, held: Sequence[Head], facts: Held, digest: str, store: FeatureStore
+    ) -> None:
         self._run, self._split, self._held, self._facts, self._store = run, split, held, facts, store
         self._head = load_head(run, split, first_seed(run))
         pose = store.group("pose", run.selection.pose)
@@ -252,7 +258,8 @@ class _Network:
                 "dataset": store.dataset_name,
                 "split": split,
                 "videos": len(facts.training),
-                "held_out": len(facts.held_out),
+                "held_out": sum(map(len, facts.held_out)),
+                "folds": len(facts.held_out),
                 "sha256": hashlib.sha256(canonical(sorted(facts.training)).encode()).hexdigest(),
             },
         }
@@ -269,14 +276,15 @@ class _Network:
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
         names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()
         inputs = self._inputs(slots, tuple(names))
-        scores = outputs(self._head, inputs)
-        held = np.isin(names, self._facts.held_out)
-        if held.any():
-            scores[held] = outputs(self._held, inputs)[held]
+        scores, seen = outputs(self._head, inputs), np.isin(names, self._facts.training).astype(np.int8)
+        for head, held_out in zip(self._held, self._facts.held_out, strict=True):
+            rows = np.flatnonzero(np.isin(names, held_out))
+            if len(rows):
+                scores[rows], seen[rows] = outputs(head, inputs.rows(torch.from_numpy(rows))), HELD_OUT
         return {
             "features": outputs(_Features(self._head), replace(inputs, flips=None)),
             "scores": log_probabilities(scores).astype(np.float32),
-            "seen": (np.isin(names, self._facts.training) & ~held).astype(np.int8),
+            "seen": seen,
         }
 
     def _inputs(self, slots: Sequence[int], names: tuple[str, ...]) -> Inputs:

@@ -23,7 +23,8 @@ class Features:
 
     tensors      by array name: ``cls`` [B, V, T, D], ``value`` [B, V, T, G, G, D], ``penult`` [B, V, T, G, G, W]
                  (float16, not normalised), ``keypoints`` [B, Tp, P, 17, 3] and ``boxes`` [B, Tp, P, 5] (float32, x and
-                 y as fractions of the frame; zeros mean nobody), ``video_embedding`` [B, K, D] (float16, a row a clip)
+                 y as fractions of the frame; zeros mean nobody), ``video_embedding`` [B, K, D] (float16, a row a clip),
+                 ``features`` [B, D] and ``scores`` [B, C] (float32) and ``seen`` [B] (int8) of a skeleton network
     pose_frames  int64 [T], for each of the T CLIP frames its position on the pose axis Tp; None without pose
     labels       int64 [B]
     slots        int64 [B]

@@ -6,6 +6,8 @@ that a flipped byte shows, and two parts of a run that write it at once cannot m
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 from store.commits import QUARANTINED
@@ -24,10 +26,25 @@ SCHEMA = pa.schema(
     ]
 )
 
+UNMATCHED = "pose-unmatched"
+
 
 def retry_command(url: str) -> str:
     """What computes the quarantined videos of a store again, and nothing else."""
     return command("extract", "--store", url, "--retry-quarantined")
+
+
+def next_steps(url: str, kinds: Collection[str]) -> list[str]:
+    """Lines on what can be done about a store's quarantined videos, which are of these error kinds."""
+    lines = []
+    if set(kinds) != {UNMATCHED}:
+        lines.append(f"to try these again: {retry_command(url)}")
+    if UNMATCHED in kinds:
+        lines.append(
+            f"those that are {UNMATCHED} stay so until the file of poses is mended; then extract with it again, which "
+            "fills a group of its own"
+        )
+    return lines
 
 
 def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SUBSETS = ("train", "test")
 POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
 VIDEO_ARRAYS = ("video_embedding",)
+POSEFEAT_ARRAYS = ("features", "scores", "seen")
 
 # From so many bytes on, several shards of an array are read at a time: most of the work is the system's copying, or
 # waiting for a disk or a bucket.
@@ -179,6 +180,7 @@ class FeatureStore:
         clip: str | None = None,
         pose: str | None = None,
         video: str | None = None,
+        posefeat: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Features:
@@ -186,10 +188,11 @@ class FeatureStore:
 
         split, subset  number of the split and ``train`` or ``test``; without them all videos
         arrays         names; by default every array of the CLIP group and, where the store has them, of the pose group
-                       and of the video model's
+                       and of the video model's; those of a ``posefeat`` group (one a split) only where they or it are
+                       named
         frames         T' of the stored T frames, ``floor(i * T / T')``; by default all
         slots          these slots only
-        clip, pose, video  id of a group, or its beginning, where the store has several
+        clip, pose, video, posefeat  id of a group, or its beginning, where the store has several
         view           one stored view; by default all of them
         device         where the tensors go: ``cpu``, ``cuda``, ``cuda:1``, ...
 
@@ -199,7 +202,7 @@ class FeatureStore:
         ``MissingError`` (``missing-modality``) where a group is absent, and ``StoreError`` (``store-corrupt``) where a
         byte is not as it was written.
         """
-        chosen = self.arrays(arrays, clip, pose, video)
+        chosen = self.arrays(arrays, clip, pose, video, posefeat)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         return self._features(chosen, wanted, frames, view, device)
 
@@ -214,11 +217,12 @@ class FeatureStore:
         clip: str | None = None,
         pose: str | None = None,
         video: str | None = None,
+        posefeat: str | None = None,
         view: str | None = None,
         device: str = "cpu",
     ) -> Iterator[Features]:
         """What ``load`` gives and raises, a shard at a time, so that a split never has to fit into memory."""
-        chosen = self.arrays(arrays, clip, pose, video)
+        chosen = self.arrays(arrays, clip, pose, video, posefeat)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         for shard in sorted({slot // self.plan.shard_len for slot in wanted}):
             inside = [slot for slot in wanted if slot // self.plan.shard_len == shard]
@@ -235,13 +239,14 @@ class FeatureStore:
         clip: str | None = None,
         pose: str | None = None,
         video: str | None = None,
+        posefeat: str | None = None,
         view: str | None = None,
     ) -> FeatureDataset:
         """What ``load`` gives, as a map-style ``torch.utils.data.Dataset`` that reads a video when it is asked for;
         ``.stream()`` of it is an iterable one that reads shard by shard."""
         from store.torch_dataset import FeatureDataset
 
-        chosen = self.arrays(arrays, clip, pose, video)
+        chosen = self.arrays(arrays, clip, pose, video, posefeat)
         wanted = self._wanted(list(chosen.values()), split, subset, slots)
         read = partial(self._features, chosen, frames=frames, view=view, device="cpu")
         return FeatureDataset(wanted, read, self.plan.shard_len)
@@ -286,15 +291,17 @@ class FeatureStore:
         clip: str | None = None,
         pose: str | None = None,
         video: str | None = None,
+        posefeat: str | None = None,
     ) -> dict[str, Group]:
         """Group of every array that ``load`` gives for these arguments, by the array's name."""
         chosen: dict[str, Group] = {}
         known: dict[str, None] = {}
-        for kind, name in (("clip", clip), ("pose", pose), ("video", video)):
+        for kind, name in (("clip", clip), ("pose", pose), ("video", video), ("posefeat", posefeat)):
             candidates = [g for g in self._groups.values() if g.modality.kind == kind]
             offered = dict.fromkeys(array for g in candidates for array in g.modality.arrays)
             known |= offered
-            if name is not None or (candidates and (arrays is None or offered.keys() & set(arrays))):
+            wanted = kind != "posefeat" if arrays is None else offered.keys() & set(arrays)
+            if name is not None or (candidates and wanted):
                 group = self.group(kind, name)  # raises where several fit
                 chosen |= dict.fromkeys(group.modality.arrays, group)
         if arrays is None:
@@ -307,6 +314,8 @@ class FeatureStore:
                     self.group("pose", pose)
                 if array in VIDEO_ARRAYS:
                     self.group("video", video)
+                if array in POSEFEAT_ARRAYS:
+                    self.group("posefeat", posefeat)
             one_of("arrays", array, tuple(chosen or known))
         return {array: chosen[array] for array in arrays}
 

@@ -207,7 +207,7 @@ class MadeUpStore:
                 dims = ("view", "frame", "row", "column", "dim")
                 arrays[name] = ArraySpec((views, FRAMES, GRID, GRID, width), "float16", dims)
         weights = {"seed": int(self.rng.integers(1000))}
-        record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights}
+        record = {"views": list(self.views), "preprocess": {"size": 224}, "weights": weights, "tokens": list(tokens)}
         return Modality("clip", "tiny", record, arrays)
 
     def _video(self):

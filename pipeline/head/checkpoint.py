@@ -1,5 +1,5 @@
 """A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head (and,
-once features were made with it, one ``split<s>-seed<n>-held.safetensors``: see ``Held``).
+once features were made with it, one ``split<s>-seed<n>-folds.safetensors``: see ``Held``).
 
 Every file is put in place atomically, and ``run.json``, which holds the hashes of the others, goes last: a directory
 has a run if and only if it has that file.
@@ -105,33 +105,37 @@ def weights_digest(run: RunResult, split: int, seed: int) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """The same head trained again without the videos of an inner validation: what its file says beside the weights.
+    """The same head trained again without each fold of its training videos: what the file says beside the weights.
 
     of        SHA-256 of the file of the head that saw all training videos
-    training  ids of all training videos; of these ``held_out`` were held out
+    training  ids of all training videos; of these each tuple of ``held_out`` was held out once
     """
 
     of: str
     training: tuple[str, ...]
-    held_out: tuple[str, ...]
+    held_out: tuple[tuple[str, ...], ...]
 
 
 def held_name(split: int, seed: int) -> str:
-    """File of the head that was trained without the held-out videos of a split, in the directory of a run."""
-    return f"split{split}-seed{seed}-held.safetensors"
+    """File of the heads that were trained without a fold of a split's training videos, in the directory of a run."""
+    return f"split{split}-seed{seed}-folds.safetensors"
 
 
-def write_held(run: RunResult, split: int, seed: int, head: Head, facts: Held) -> None:
-    """Put a head that was trained without an inner validation beside the others of a run."""
+def write_held(run: RunResult, split: int, seed: int, heads: Sequence[Head], facts: Held) -> None:
+    """Put the heads that were trained without a fold each beside the others of a run."""
     assert run.directory is not None
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    tensors = {
+        f"{fold}.{name}": tensor.detach().cpu().contiguous()
+        for fold, head in enumerate(heads)
+        for name, tensor in head.state_dict().items()
+    }
     # One entry: safetensors writes several in any order, and the file's hash is the head's name.
     text = json.dumps(asdict(facts), sort_keys=True)
     put_file(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
 
 
-def read_held(run: RunResult, split: int, seed: int) -> tuple[Head, Held, str] | None:
-    """That head, on the CPU, what its file says, and the file's SHA-256; None where there is none of this run's."""
+def read_held(run: RunResult, split: int, seed: int) -> tuple[list[Head], Held, str] | None:
+    """Those heads, on the CPU, what their file says, and its SHA-256; None where there is none of this run's."""
     assert run.directory is not None
     path = run.directory / held_name(split, seed)
     if not path.is_file():
@@ -139,12 +143,15 @@ def read_held(run: RunResult, split: int, seed: int) -> tuple[Head, Held, str] |
     with safe_open(path, "pt") as file:
         found = json.loads(file.metadata()["held"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    facts = Held(found["of"], tuple(found["training"]), tuple(found["held_out"]))
+    facts = Held(found["of"], tuple(found["training"]), tuple(map(tuple, found["held_out"])))
     if facts.of != weights_digest(run, split, seed):
         return None
-    head = build_head(run.config, run.sizes)
-    head.load_state_dict(state)
-    return head.eval(), facts, hashlib.sha256(path.read_bytes()).hexdigest()
+    heads = []
+    for fold in range(len(facts.held_out)):
+        head, prefix = build_head(run.config, run.sizes), f"{fold}."
+        head.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+        heads.append(head.eval())
+    return heads, facts, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_predictions(run: RunResult) -> list[Prediction]:

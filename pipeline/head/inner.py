@@ -20,6 +20,7 @@ from pipeline.head.train import TrainConfig, fit, new_head, predict
 from store.errors import UsageError
 
 SHARE = 0.25
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,11 @@ def inner_split(
     training videos; a class of one source is in the training part alone. Raises ``UsageError`` where that leaves
     nothing to validate on.
     """
-    _, group = np.unique(np.asarray(sources), return_inverse=True)
-    classes = int(labels.max()) + 1
-    counts = np.zeros((int(group.max()) + 1, classes), dtype=np.int64)
-    np.add.at(counts, (group, labels), 1)
+    group, counts = _by_source(labels, sources)
     # One whole source may exceed the share, but never all of a class.
     totals = counts.sum(axis=0)
     quota = np.minimum(np.maximum(share * totals, 1), totals - 1)
-    held = np.zeros(classes)
+    held = np.zeros(counts.shape[1])
     chosen = []
     for source in np.random.default_rng(seed).permutation(len(counts)):
         mine = counts[source] > 0
@@ -79,6 +77,46 @@ def inner_split(
             "class; train without --tune"
         )
     return np.flatnonzero(~validation), np.flatnonzero(validation)
+
+
+def inner_folds(
+    labels: np.ndarray, sources: Sequence[str], *, count: int = FOLDS, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows for training and for validation of each of ``count`` folds, ascending: no source is in both, and each is
+    held out by one fold.
+
+    Sources go, in an order that ``seed`` draws, to the fold that holds least of their classes, so a class is spread
+    over the folds. A class keeps training videos: a source that is all of it that other folds leave is held out by
+    none. Folds that hold nothing are left out. Raises ``UsageError`` where no fold is left.
+    """
+    group, counts = _by_source(labels, sources)
+    totals = counts.sum(axis=0)
+    share = counts / np.maximum(totals, 1)
+    held, fold = np.zeros((count, counts.shape[1])), np.zeros(len(counts), np.int64)
+    for source in np.random.default_rng(seed).permutation(len(counts)):
+        fold[source] = np.lexsort((held.sum(axis=1), held @ share[source]))[0]
+        held[fold[source]] += share[source]
+    found = []
+    for number in range(count):
+        inside = fold == number
+        emptied = counts[inside].sum(axis=0) == totals
+        inside &= ~(counts[:, emptied] > 0).any(axis=1)
+        if inside.any():
+            found.append((np.flatnonzero(~inside[group]), np.flatnonzero(inside[group])))
+    if not found:
+        raise UsageError(
+            f"the {len(labels)} training videos come from {len(counts)} sources, too few to hold some out and keep "
+            "others of their classes; give classes videos of two sources or more"
+        )
+    return found
+
+
+def _by_source(labels: np.ndarray, sources: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the source of every video, int64 [N], and videos by source and class, int64 [S, C]."""
+    _, group = np.unique(np.asarray(sources), return_inverse=True)
+    counts = np.zeros((int(group.max()) + 1, int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (group, labels), 1)
+    return group, counts
 
 
 def tune(

@@ -2,8 +2,10 @@
 
 ``log p(c) + w log q(c)``: p are the scores of a run's head, q those of another run (of ``poseconv``, say), of
 ``posefeat`` groups of the store (see ``pipeline.posefeat``), or of files that mmaction2 dumped. The weight of a split
-is chosen on an inner validation of its training videos, grouped by source, on which the heads of both runs are trained
-again without those videos. The test set is looked at once, at the end.
+is chosen on all its training videos by cross-fitting: they are split into folds, whole sources at a time, and those of
+a fold are scored by heads of both runs that were trained again without it. The heads that saw all training videos are
+then fused with that weight, and the test set is looked at once, at the end. (Of scores in files their network has seen
+all training videos, so folds would prove nothing: they keep to one inner validation, and a warning.)
 
 (A head with ``+pose`` is another thing: there both streams learn together, and their logits are added as they are.)
 """
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.head.checkpoint import load_predictions, read_run
-from pipeline.head.inner import inner_split
+from pipeline.head.inner import inner_folds, inner_split
 from pipeline.head.metrics import hits
 from pipeline.head.other_scores import OtherScores, RunScores, log_probabilities, other_scores
 from pipeline.head.record import environment
@@ -36,14 +38,17 @@ FEWEST_SOURCES = 5
 
 @dataclass(frozen=True)
 class SplitFusion:
-    """One split: the chosen weight, top-1 of every weight on the inner validation (of so many videos), and summaries of
-    the test videos for the head, the other and both. Of ``lacking`` test videos there are no other scores: they keep
-    the head's. ``pairs`` are SHA-256 of the files of both heads, a pair a seed; none where the other is no head."""
+    """One split: the chosen weight, top-1 of every weight on the training videos that were held out (so many, of so
+    many sources, in so many ``folds``), and summaries of the test videos for the head, the other and both. Of
+    ``lacking`` test videos there are no other scores: they keep the head's. ``pairs`` are SHA-256 of the files of both
+    heads, a pair a seed; none where the other is no head."""
 
     split: int
     weight: float
     validation: Mapping[str, float]
     validation_videos: int
+    validation_sources: int
+    folds: int
     videos: int
     lacking: int
     head: Mapping[str, Any]
@@ -124,9 +129,10 @@ def late_fusion(
     for split in sorted({score.split for score in recorded.scores}):
         train = mine.train(split)
         labels = train.labels.cpu().numpy()
-        fitting, held = (rows.tolist() for rows in inner_split(labels, train.sources))
-        names = [[train.video_ids[row] for row in rows] for rows in (fitting, held)]
-        validation = theirs.held_out(split, *names)
+        folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]
+        names = [([train.video_ids[row] for row in part], [train.video_ids[row] for row in out]) for part, out in folds]
+        held = np.sort(np.concatenate([out for _, out in folds])).tolist()
+        validation = theirs.held_out(split, names)
         known = [row for row in held if train.video_ids[row] in validation]
         if not known:
             raise MissingError(
@@ -134,18 +140,28 @@ def late_fusion(
                 "is chosen; give --late scores of the training videos as well",
                 kind="missing-data",
             )
-        own = mine.held_out(split, *names)
+        own = mine.held_out(split, names)
         heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
         sources = [train.sources[row] for row in known]
         weight, tried = choose_weight(heads, others, labels[known], sources)
         if (count := len(set(sources))) < FEWEST_SOURCES:
             few.append(
-                f"the inner validation of split {split} is of {count} sources; of fewer than {FEWEST_SOURCES} no gain "
-                "can be told from luck, so the weight is 0 whatever the other scores are"
+                f"the weight of split {split} is chosen on {count} sources; of fewer than {FEWEST_SOURCES} no gain can "
+                "be told from luck, so it is 0 whatever the other scores are"
             )
         mine_of_split = [p for p in predictions if p.split == split]
-        tested, of_split = _tested(mine_of_split, mine, theirs, weight, tried, len(known))
-        splits.append(tested)
+        tested, of_split = _tested(mine_of_split, mine, theirs, weight)
+        splits.append(
+            SplitFusion(
+                split=split,
+                weight=weight,
+                validation=tried,
+                validation_videos=len(known),
+                validation_sources=count,
+                folds=len(folds),
+                **tested,
+            )
+        )
         for name, found in of_split.items():
             parts[name] += found
     return LateResult(
@@ -175,13 +191,9 @@ def _gain(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str
 
 
 def _tested(
-    of_split: Sequence[Prediction],
-    mine: RunScores,
-    theirs: OtherScores,
-    weight: float,
-    tried: dict[str, float],
-    videos: int,
-) -> tuple[SplitFusion, dict[str, list[Prediction]]]:
+    of_split: Sequence[Prediction], mine: RunScores, theirs: OtherScores, weight: float
+) -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
+    """What a ``SplitFusion`` says of the test videos, and the predictions of the head, the other and both."""
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
     lacking = 0
     for found in of_split:
@@ -195,8 +207,6 @@ def _tested(
             facts = (found.labels, found.slots, found.video_ids, found.sources)
             parts[name].append(Prediction(found.split, found.seed, values, *facts))
     summaries = {name: asdict(summarise(predictions)[0]) for name, predictions in parts.items()}
-    first = of_split[0]
     heads = [(mine.head(p.split, p.seed), theirs.head(p.split, p.seed)) for p in of_split]
     pairs = tuple((one, other) for one, other in heads if one is not None and other is not None)
-    tested = SplitFusion(first.split, weight, tried, videos, len(first.labels), lacking, **summaries, pairs=pairs)
-    return tested, parts
+    return {**summaries, "videos": len(of_split[0].labels), "lacking": lacking, "pairs": pairs}, parts

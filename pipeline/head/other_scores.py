@@ -17,7 +17,7 @@ from pipeline.head.evaluate import Job, matching_selection, resolve_device
 from pipeline.head.models import Head
 from pipeline.head.results import Prediction, RunResult
 from pipeline.head.selection import load_side, open_store
-from pipeline.head.train import Progress, fit, new_head, predict
+from pipeline.head.train import EpochReport, Progress, Run, fit_runs, new_head, predict
 from stages.pose.imports.scores import ClassScores, read_scores
 from store.errors import MissingError, UsageError
 from store.groups import Group
@@ -26,19 +26,29 @@ from store.reader import FeatureStore
 
 _SMALLEST = 1e-8
 
+# What ``seen`` of a ``posefeat`` group says of a training video of its network (0: it is none): whose its scores are.
+TRAINED_ON, HELD_OUT = 1, 2
+
+# Video ids to train on, and those that are held out, of each fold of the training videos.
+Folds = Sequence[tuple[Sequence[str], Sequence[str]]]
+
 
 class OtherScores(Protocol):
-    """Class scores from elsewhere, as log-probabilities by video id."""
+    """Class scores from elsewhere, as log-probabilities by video id.
+
+    cross_fitted  whether what gives the scores of ``held_out`` was not trained on those videos
+    """
 
     name: str
+    cross_fitted: bool
     warnings: tuple[str, ...]
     directory: str | None
 
     def head(self, split: int, seed: int) -> str | None:
         """SHA-256 of the file of the head that ``test`` tells of; None where there is none."""
 
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Of the inner validation's videos; what learns, learns on ``fitting`` alone."""
+    def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
+        """Of the videos that a fold holds out; what learns here learns on the rest of that fold alone."""
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]: ...
 
@@ -55,6 +65,8 @@ def first_seed(run: RunResult) -> int:
 
 class RunScores:
     """A run: its recorded predictions, and its head trained again on part of the training videos."""
+
+    cross_fitted = True
 
     def __init__(self, run: RunResult, device: str, progress: Progress | None = None) -> None:
         store = open_store(run.selection.store)
@@ -73,16 +85,24 @@ class RunScores:
             self._train = split, self.job.inputs(split, "train", every_frame=self.run.training.random_frames)
         return self._train[1]
 
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        head, held = self.trained_on(split, fitting), _named(self.train(split), validation)
-        return dict(zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True))
+    def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
+        train = self.train(split)
+        found: dict[str, np.ndarray] = {}
+        for head, (_, names) in zip(self.trained_on(split, [part for part, _ in folds]), folds, strict=True):
+            held = train.rows(_rows(train, names))
+            if len(held):
+                found |= zip(held.video_ids, log_probabilities(predict(head, held).numpy()), strict=True)
+        return found
 
-    def trained_on(self, split: int, names: Sequence[str]) -> Head:
-        """The head of the run's first seed, trained again on some of the training videos alone."""
-        part, seed = _named(self.train(split), names), first_seed(self.run)
-        head = new_head(self.run.config, part, self.job.text, seed=seed)
-        fit(head, part, self.run.training, split=split, seed=seed, progress=self.progress)
-        return head
+    def trained_on(self, split: int, parts: Sequence[Sequence[str]]) -> list[Head]:
+        """The head of the run's first seed, trained again on each of some parts of the training videos."""
+        train, seed = self.train(split), first_seed(self.run)
+        runs = []
+        for rows in (_rows(train, names) for names in parts):
+            head = new_head(self.run.config, train, self.job.text, seed=seed, rows=rows)
+            runs.append(Run(head, rows, split, seed))
+        fit_runs(runs, train, self.run.training, None if self.progress is None else _one_of_many(self.progress))
+        return [run.head for run in runs]
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         found = self._prediction(split, seed)
@@ -99,11 +119,23 @@ class RunScores:
         return next((p for p in of_split if p.seed == seed), of_split[0])
 
 
-def _named(inputs: Inputs, names: Sequence[str]) -> Inputs:
-    """The videos with these names that there are."""
+def _rows(inputs: Inputs, names: Sequence[str]) -> torch.Tensor:
+    """Rows int64 [M] of the videos with these names that there are."""
     wanted = frozenset(names)
-    rows = [row for row, name in enumerate(inputs.video_ids) if name in wanted]
-    return inputs.rows(torch.tensor(rows, dtype=torch.int64))
+    return torch.tensor([row for row, name in enumerate(inputs.video_ids) if name in wanted], dtype=torch.int64)
+
+
+def _one_of_many(progress: Progress) -> Progress:
+    """Tells of one of the heads that are trained together, which are all of one split and seed."""
+    last = 0
+
+    def tell(report: EpochReport) -> None:
+        nonlocal last
+        if report.runs == 1 or report.epoch != last:
+            progress(report)
+        last = report.epoch
+
+    return tell
 
 
 class _StoredScores:
@@ -114,15 +146,16 @@ class _StoredScores:
         self._groups = {split: _group_of(store, named, split) for split in splits}
         self.name = ", ".join(group.path for group in self._groups.values())
         imported = any(map(_imported, self._groups.values()))
+        self.cross_fitted = not imported
         self.warnings: tuple[str, ...] = (SEEN,) if imported else ()
         sources = {group.recipe["posefeat"][0] for group in self._groups.values()}
         self.directory: str | None = sources.pop() if len(sources) == 1 and not imported else None
         self._slots = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "slot")), strict=True))
 
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        scores, seen = self._of(split, validation)
+    def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
+        scores, seen = self._of(split, [name for _, held in folds for name in held])
         keep = _imported(self._groups[split])
-        return {name: values for name, values in scores.items() if keep or name not in seen}
+        return {name: values for name, values in scores.items() if keep or seen.get(name) != TRAINED_ON}
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         scores, seen = self._of(split, video_ids)
@@ -137,20 +170,20 @@ class _StoredScores:
         weights = self._groups[split].modality.record.get("weights")
         return None if weights is None else str(weights["sha256"])
 
-    def _of(self, split: int, names: Sequence[str]) -> tuple[dict[str, np.ndarray], set[str]]:
-        """Scores of the videos that have some, and which of these the network was trained on."""
+    def _of(self, split: int, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Scores of the videos that have some, and ``seen`` of the training videos of the network among these."""
         group = self._groups[split]
         usable = set(self._store.usable([group]))
         known = {name: self._slots[name] for name in names if self._slots.get(name) in usable}
         scores, seen = (self._store.rows(group, array, list(known.values())) for array in ("scores", "seen"))
         return (
             dict(zip(known, scores.astype(np.float64), strict=True)),
-            {name for name, flag in zip(known, seen, strict=True) if flag},
+            {name: int(flag) for name, flag in zip(known, seen, strict=True) if flag},
         )
 
 
 def _imported(group: Group) -> bool:
-    """Whether no scores are of a network that was trained without an inner validation."""
+    """Whether no scores of training videos are of a network that was trained without them."""
     return group.modality.record["trained_on"]["held_out"] == 0
 
 
@@ -184,6 +217,7 @@ SEEN = (
 class _FileScores:
     """Scores of a network that nothing here trained."""
 
+    cross_fitted = False
     warnings: tuple[str, ...] = (SEEN,)
     directory: str | None = None
 
@@ -193,8 +227,8 @@ class _FileScores:
     def head(self, split: int, seed: int) -> str | None:
         return None
 
-    def held_out(self, split: int, fitting: Sequence[str], validation: Sequence[str]) -> Mapping[str, np.ndarray]:
-        return self._of(validation)
+    def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
+        return self._of([name for _, held in folds for name in held])
 
     def test(self, split: int, seed: int, video_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
         return self._of(video_ids)

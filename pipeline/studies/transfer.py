@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
 from pipeline.head.data import load_inputs
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
-from pipeline.head.selection import load_side, open_store, select
+from pipeline.head.selection import encoder_record, load_side, open_store, select
 from pipeline.head.train import Run, fit_runs, new_head, predict
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
@@ -27,15 +30,19 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     job, target = config.job(config.head), open_store(config.to)
     if target.class_names == job.store.class_names:
         raise UsageError(f"to is {target.url}, which has the same classes; name a store of another dataset")
-    clips = [group.modality.id for group in target.groups.values() if group.modality.kind == "clip"]
-    if job.selection.clip not in clips:
+    clips = [group for group in target.groups.values() if group.modality.kind == "clip"]
+    wanted = _model(encoder_record(job.store, job.selection))
+    alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
+    if not alike:
+        listed = ", ".join(group.modality.id for group in clips) or "none"
         raise StoreError(
-            f"{job.store.url} has features of {job.selection.clip} and {target.url} has {', '.join(clips) or 'none'}; "
+            f"{job.store.url} has features of {job.selection.clip} and {target.url} has {listed}; "
             "extract both with the same CLIP model and settings",
             kind="store-mismatch",
         )
     stream = config.head.text_stream
-    selection = select(target, stream, frames=config.frames, clip=job.selection.clip, pose=config.pose)
+    clip = job.selection.clip if job.selection.clip in alike else alike[0]
+    selection = select(target, stream, frames=config.frames, clip=clip, pose=config.pose)
     text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
@@ -86,3 +93,8 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
             "gain of pose in top-1, points",
         ),
     )
+
+
+def _model(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a CLIP group says of its model, its input and its precision: all but which tokens it keeps besides."""
+    return {name: value for name, value in record.items() if name not in ("tokens", "grid", "penult_norm")}

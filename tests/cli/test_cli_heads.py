@@ -94,7 +94,8 @@ def test_a_study(run: Vilp, store: str) -> None:
     assert said.code == 0, said.err
     assert "**Verdict: " in said.out
     assert "png: studies/store-occlusion/occlusion.png" in said.out
-    found = json.loads(run("study", "occlusion", *options, "--json").out)
+    found = json.loads(run("study", "occlusion", *options, "--precision", "bf16", "--json").out)
+    assert found["settings"]["training"]["precision"] == "bf16"
     assert found["files"]["json"] == "studies/store-occlusion-2/occlusion.json"
     help_text = run("study", "--help").out
     assert all(name in help_text for name in STUDIES)
@@ -119,6 +120,7 @@ def test_a_study(run: Vilp, store: str) -> None:
         (("train-head", "--head", "vcs", "--video", "small"), "allowed with it: mean, attn, also with +pose"),
         (("study", "everything"), "study is 'everything'; allowed: pose, frames"),
         (("study", "pose", "--head", "vcs"), "head is 'vcs', which is nothing without pose, or reads none"),
+        (("study", "pose", "--precision", "fp16"), "precision is 'fp16'; allowed: auto, fp32, bf16"),
         (("study", "pose", "--epochs", "0"), "epochs is 0; a study trains"),
         (("study", "transfer"), "to is not given; name the store of another dataset with --to"),
     ],

@@ -32,7 +32,7 @@ def made(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # There are too few videos to hold some out.
         for module in (late, posefeat):
-            patch.setattr(module, "inner_split", lambda labels, sources: (np.arange(len(labels)),) * 2)
+            patch.setattr(module, "inner_folds", lambda labels, sources: [(np.arange(len(labels)),) * 2])
         patch.setattr(late, "choose_weight", lambda *_: (2.0, {"2": 1.0}))
         write_fused(root / "late", late_fusion(root / "vcs", [root / "poseconv"], device="cpu"))
         extract(ExtractConfig(store=str(root / "store"), modalities=("posefeat",), posefeat=(str(root / "poseconv"),)))

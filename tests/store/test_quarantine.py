@@ -12,7 +12,7 @@ from store import FeatureStore
 from store.commits import QUARANTINED
 from store.layout import QUARANTINE
 from store.objects import LocalObjects
-from store.quarantine import damaged_reports, write_report
+from store.quarantine import damaged_reports, next_steps, write_report
 from store.verify import restore, verify_store
 
 
@@ -33,6 +33,14 @@ def test_the_report_says_which_why_and_how_to_try_again(tmp_path: Path) -> None:
     ]
     command = shlex.split(rows[0][7])
     assert command == ["vilp-pipe", "extract", "--store", objects.url, "--retry-quarantined"]
+
+
+def test_what_can_be_done_is_said() -> None:
+    again = "to try these again: vilp-pipe extract --store s --retry-quarantined"
+    assert next_steps("s", ["not-a-video"]) == [again]
+    (mend,) = next_steps("s", ["pose-unmatched"])
+    assert "until the file of poses is mended" in mend
+    assert next_steps("s", ["pose-unmatched", "no-frames"]) == [again, mend]
 
 
 def test_one_report_is_kept_and_none_where_nothing_is_quarantined(tmp_path: Path) -> None:

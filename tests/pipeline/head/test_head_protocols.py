@@ -8,7 +8,7 @@ import torch
 
 from pipeline.head import HeadConfig, TrainConfig, evaluate_run, few_shot, train_head, zero_shot
 from pipeline.head import data as head_data
-from pipeline.head.inner import inner_split, tune
+from pipeline.head.inner import FOLDS, inner_folds, inner_split, tune
 from pipeline.head.plausible import too_good
 from pipeline.head.protocols import half_class_top1, retarget
 from pipeline.head.results import SplitSummary
@@ -125,6 +125,33 @@ def test_an_inner_validation_needs_sources():
         inner_split(labels, ["a", "a", "b", "b"])
     fitting, held = inner_split(labels, ["a", "b", "c", "d"])
     assert len(fitting) == len(held) == 2
+
+
+def test_each_source_is_held_out_by_one_fold_and_each_class_by_all():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        labels = rng.integers(0, 5, size=200)
+        sources = [f"{label % 3 if rng.random() < 0.2 else label}-{rng.integers(8)}" for label in labels]
+        folds = inner_folds(labels, sources, seed=seed)
+        assert len(folds) == FOLDS
+        assert sorted(row for _, held in folds for row in held) == list(range(200))
+        for fitting, held in folds:
+            assert sorted([*fitting, *held]) == list(range(200))
+            assert not {sources[i] for i in fitting} & {sources[i] for i in held}
+            assert set(labels[fitting]) == set(labels[held]) == set(labels)
+            assert 0.15 < len(held) / 200 < 0.35
+        again = inner_folds(labels, sources, seed=seed)
+        for one, other in zip(folds, again, strict=True):
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_a_fold_leaves_every_class_training_videos():
+    labels = np.array([0, 0, 1, 1, 2])
+    with pytest.raises(UsageError, match="the 5 training videos come from 3 sources, too few to hold some out"):
+        inner_folds(labels, ["a", "a", "b", "b", "c"])
+    # Of three sources two folds hold one each, and the only one with class 2 is held out by none.
+    folds = inner_folds(labels, ["a", "b", "a", "b", "c"])
+    assert sorted(held.tolist() for _, held in folds) == [[0, 2], [1, 3]]
 
 
 def test_tuning_takes_what_validates_best_and_never_sees_the_test_set(make_store, tmp_path, monkeypatch):

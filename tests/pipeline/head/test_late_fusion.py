@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.head import TrainConfig, late_fusion, other_scores, train_head
+from pipeline.head.inner import FOLDS
 from pipeline.head.late import FEWEST_SOURCES, WEIGHTS, choose_weight, fuse
 from pipeline.head.metrics import hits
 from pipeline.head.other_scores import log_probabilities
@@ -133,22 +134,70 @@ def test_a_skeleton_network_trained_here_is_fused(vcs, tmp_path):
 
 
 def test_heads_that_choose_have_not_seen_the_videos_on_which_they_choose(vcs, tmp_path, monkeypatch):
-    seen, asked = [], []
-    real_fit, real_predict = other_scores.fit, other_scores.predict
+    trained, asked = [], []
+    real_fit, real_predict = other_scores.fit_runs, other_scores.predict
+
+    def fit_runs(runs, inputs, *others):
+        trained.extend((run.head, inputs.rows(run.rows)) for run in runs)
+        return real_fit(runs, inputs, *others)
+
+    monkeypatch.setattr(other_scores, "fit_runs", fit_runs)
     monkeypatch.setattr(
-        other_scores, "fit", lambda head, part, *a, **k: (seen.append(part), real_fit(head, part, *a, **k))
+        other_scores, "predict", lambda head, held: (asked.append((head, held)), real_predict(head, held))[1]
     )
-    monkeypatch.setattr(other_scores, "predict", lambda head, held: (asked.append(held), real_predict(head, held))[1])
     train_head(vcs.open(), head="mean", split="all", out=tmp_path / "mean", **FAST)
-    late_fusion(tmp_path / "vcs", [tmp_path / "mean"], device="cpu")
-    test = {1: set(), 2: set()}
-    for row in vcs.open().videos.to_pylist():
-        for split in test:
-            test[split] |= {row["video_id"]} if row[f"split{split}"] == "test" else set()
-    assert len(seen) == len(asked) == 4  # both runs, two splits
-    for number, (part, held) in enumerate(zip(seen, asked, strict=True)):
+    found = late_fusion(tmp_path / "vcs", [tmp_path / "mean"], device="cpu")
+    rows = vcs.open().videos.to_pylist()
+    train, test = (
+        [{row["video_id"] for row in rows if row[f"split{split}"] == subset} for split in (1, 2)]
+        for subset in ("train", "test")
+    )
+    assert len(trained) == len(asked) == 2 * 2 * FOLDS  # both runs, two splits
+    for number, ((head, part), (asked_head, held)) in enumerate(zip(trained, asked, strict=True)):
+        assert head is asked_head
         assert not set(part.sources) & set(held.sources)
-        assert not (set(part.video_ids) | set(held.video_ids)) & test[1 + number // 2]
+        assert not (set(part.video_ids) | set(held.video_ids)) & test[number // (2 * FOLDS)]
+    # Each training video chooses, once, by both.
+    for run in range(4):
+        held = [name for _, inputs in asked[run * FOLDS : (run + 1) * FOLDS] for name in inputs.video_ids]
+        assert sorted(held) == sorted(train[run // 2])
+    for split, names in zip(found.splits, train, strict=True):
+        assert (split.folds, split.validation_videos) == (FOLDS, len(names))
+        assert split.validation_sources == len({row["source"] for row in rows if row["video_id"] in names})
+
+
+def test_few_sources_are_enough_where_each_is_held_out(make_store, tmp_path):
+    """Six training sources, each with videos of every class: one inner validation would be of one or two of them."""
+    store = make_store(videos=72, sources=8, noise=4.0, movements=True, tokens=()).open()
+    for head in ("vcs", "pose"):
+        train_head(store, head=head, out=tmp_path / head, **{**FAST, "epochs": 6})
+    found = late_fusion(tmp_path / "vcs", [tmp_path / "pose"], device="cpu")
+    (split,) = found.splits
+    assert (split.validation_sources, split.validation_videos, split.folds) == (6, 48, FOLDS)
+    assert set(split.validation) == {f"{weight:g}" for weight in WEIGHTS}
+    assert split.weight > 0
+    assert split.validation[f"{split.weight:g}"] == max(split.validation.values())
+    assert found.gains["head"]["low"] > 0
+    assert not any("told from luck" in warning for warning in found.warnings)
+
+
+def test_of_too_few_sources_the_weight_is_0_and_a_line_says_so(make_store, tmp_path):
+    store = make_store(videos=40, sources=8, noise=4.0, movements=True, tokens=()).open()
+    for head in ("vcs", "pose"):
+        train_head(store, head=head, out=tmp_path / head, **{**FAST, "epochs": 6})
+    found = late_fusion(tmp_path / "vcs", [tmp_path / "pose"], device="cpu")
+    (split,) = found.splits
+    assert (split.weight, split.validation_sources) == (0, FEWEST_SOURCES - 1)
+    assert max(split.validation.values()) > split.validation["0"]
+    assert any("chosen on 4 sources; of fewer than 5 no gain can be told from luck" in line for line in found.warnings)
+
+
+def test_scores_in_files_keep_to_one_inner_validation(vcs, tmp_path):
+    """Their network has seen all training videos, of which more would prove no more."""
+    found = late_fusion(tmp_path / "vcs", [dump(tmp_path / "s.pkl", vcs.open(), strength=3)], device="cpu")
+    for split in found.splits:
+        assert split.folds == 1
+        assert split.validation_videos < (240 - split.videos) / 2
 
 
 def test_the_test_set_does_not_choose(vcs, tmp_path):

@@ -6,15 +6,19 @@ import pickle
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from made_up_heads import MadeUpStore
 
 from pipeline.config import ExtractConfig
+from pipeline.export import export
 from pipeline.extraction import extract
 from pipeline.head import TrainConfig, late_fusion, other_scores, train_head
 from pipeline.head.checkpoint import load_head, load_predictions, read_held, read_run
-from pipeline.head.other_scores import log_probabilities
+from pipeline.head.data import load_skeletons
+from pipeline.head.inner import FOLDS
+from pipeline.head.other_scores import HELD_OUT, log_probabilities
 from pipeline.posefeat import posefeat_sources
 from pipeline.progress import Progress
 from pipeline.repair import repair
@@ -100,11 +104,10 @@ def test_a_group_a_split_says_what_it_was_trained_on(made):
             "scores": (4,),
             "seen": (),
         }
-        seen = {name for name, flag in zip(names, found["seen"], strict=True) if flag}
-        _, facts, _ = read_held(run, split, 0)
-        assert seen == train - set(facts.held_out)
-        assert test | train == set(names)
-        assert 0 < len(facts.held_out) == told["held_out"] < len(train) / 2
+        seen = dict(zip(names, found["seen"].tolist(), strict=True))
+        assert seen == {**dict.fromkeys(train, HELD_OUT), **dict.fromkeys(test, 0)}
+        assert told["held_out"] == len(train)
+        assert 1 < told["folds"] <= FOLDS
         np.testing.assert_allclose(np.exp(found["scores"]).sum(axis=1), 1, atol=1e-5)
 
 
@@ -115,19 +118,24 @@ def test_scores_of_test_videos_are_those_of_the_run(made):
         np.testing.assert_allclose(mine, log_probabilities(predictions.scores), atol=1e-5)
 
 
-def test_held_out_videos_have_scores_of_the_network_that_has_not_seen_them(made):
+def test_training_videos_have_scores_of_the_network_that_has_not_seen_them(made):
     run, group = read_run(made / "poseconv"), groups(made / "store")[0]
-    _, facts, _ = read_held(run, 1, 0)
+    heads, facts, _ = read_held(run, 1, 0)
     found, names = arrays(made / "store", group)
-    held = np.isin(names, facts.held_out)
     # Features are all of the first network, whose classifier gives the scores of every other video.
     logits = load_head(run, 1, 0).classifier(torch.from_numpy(found["features"])).detach().numpy()
     close = np.isclose(log_probabilities(logits), found["scores"], atol=1e-5).all(axis=1)
-    np.testing.assert_array_equal(close, ~held)
+    np.testing.assert_array_equal(close, ~np.isin(names, facts.training))
     train = FeatureStore.open(made / "store").load(split=1, subset="train", arrays=("keypoints",))
     sources = dict(zip(train.video_ids, train.sources, strict=True))
-    fitting = set(facts.training) - set(facts.held_out)
-    assert not {sources[name] for name in facts.held_out} & {sources[name] for name in fitting}
+    skeletons = load_skeletons(FeatureStore.open(made / "store"), run.selection, train.slots.tolist())
+    assert sorted(name for held in facts.held_out for name in held) == sorted(facts.training)
+    for head, held in zip(heads, facts.held_out, strict=True):
+        assert not {sources[name] for name in held} & {sources[name] for name in set(facts.training) - set(held)}
+        rows = [train.video_ids.index(name) for name in held]
+        views = [head({"skeleton": skeletons[rows, view]})[0].detach().numpy() for view in range(skeletons.shape[1])]
+        mine = found["scores"][[names.index(name) for name in held]]
+        np.testing.assert_allclose(mine, log_probabilities(np.mean(views, axis=0)), atol=1e-4)
 
 
 def test_run_again_nothing_is_left(copied, made):
@@ -243,6 +251,32 @@ def bare_copy(made, tmp_path):
     return shutil.copytree(made / "bare", tmp_path / "bare")
 
 
+def test_loaded_and_exported_where_they_are_named(made, tmp_path):
+    store = FeatureStore.open(made / "store")
+    assert not {"features", "scores", "seen"} & set(store.load(split=1, subset="test").tensors)
+    with pytest.raises(UsageError, match="posefeat is None, which does not name one group; choose one of: poseconv-sp"):
+        store.load(arrays=("scores",))
+    with pytest.raises(MissingError, match="holds no posefeat features; add them with"):
+        FeatureStore.open(made / "bare").load(arrays=("scores",))
+    group = groups(made / "store")[0]
+    expected, names = arrays(made / "store", group)
+    found = store.load(arrays=("features", "seen"), posefeat="poseconv-split1")
+    assert found.video_ids == tuple(names)
+    for array in ("features", "seen"):
+        np.testing.assert_array_equal(found[array].numpy(), expected[array])
+    together = store.load(split=1, subset="test", posefeat="poseconv-split1")
+    assert {"cls", "keypoints", "features", "scores", "seen"} <= set(together.tensors)
+    streamed = [shard["scores"] for shard in store.iter_shards(arrays=("scores",), posefeat="poseconv-split1")]
+    np.testing.assert_array_equal(torch.cat(streamed).numpy(), expected["scores"])
+    done = export(store, tmp_path / "npy", to="npy", arrays=("scores", "seen"), posefeat="poseconv-split1")
+    assert (done.videos, done.texts) == (45, ())
+    index = pq.read_table(tmp_path / "npy" / "index.parquet").to_pylist()
+    assert [row["video_id"] for row in index] == names
+    for array in ("scores", "seen"):
+        written = np.stack([np.load(tmp_path / "npy" / row[f"{array}_file"]) for row in index])
+        np.testing.assert_array_equal(written, expected[array])
+
+
 def test_late_fusion_with_the_group_is_that_with_the_run(made):
     stored = late_fusion(made / "vcs", ["posefeat"], device="cpu")
     run = late_fusion(made / "vcs", [made / "poseconv"], device="cpu")
@@ -256,7 +290,6 @@ def test_late_fusion_with_the_group_is_that_with_the_run(made):
         )
     assert stored.other == ", ".join(group.path for group in groups(made / "store"))
     assert not any("may have been trained" in warning for warning in stored.warnings)
-    assert any("of fewer than 5 no gain can be told from luck" in warning for warning in stored.warnings)
 
 
 def test_a_network_of_another_split_is_refused(made, bare, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pipeline.studies.base import without_pose
 from pipeline.studies.groups import common_verdict
 from pipeline.studies.measures import class_means, class_medians, measure_keypoints, terciles
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain
-from store.errors import MissingError, UsageError
+from store.errors import MissingError, StoreError, UsageError
 
 QUICK = TrainConfig(epochs=2, batch_size=32)
 
@@ -104,6 +104,18 @@ def test_transfer_trains_on_every_split(make_store, tmp_path):
     assert len({value for row in top1["untrained, video + text"] for value in row}) == 1
     found = report.details["gains"]["video + text"]
     assert found["gain"] == pytest.approx(np.mean(top1["video + pose + text"]) - np.mean(top1["video + text"]))
+
+
+def test_transfer_goes_where_the_same_model_keeps_other_tokens(make_store, tmp_path):
+    made = make_store()
+    names = {"class_names": ("pour", "run", "swim", "talk"), "dataset": "others"}
+    other = make_store("other", tokens=("value",), **names)
+    assert other.clip.id != made.clip.id
+    report = run_study("transfer", config_of(made, to=str(other.root)), out=tmp_path / "out")
+    assert report.settings["target"]["clip"] == other.clip.id
+    stranger = make_store("stranger", seed=1, **names)
+    with pytest.raises(StoreError, match=f"has features of {made.clip.id} and .* has {stranger.clip.id}; extract both"):
+        run_study("transfer", config_of(made, to=str(stranger.root)), out=tmp_path / "out")
 
 
 def test_encoders_without_words_are_compared_where_the_head_can_do_without(make_store, tmp_path):
