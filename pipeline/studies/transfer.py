@@ -96,5 +96,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
 
 
 def _model(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a CLIP group says of its model, its input and its precision: all but which tokens it keeps besides."""
-    return {name: value for name, value in record.items() if name not in ("tokens", "grid", "penult_norm")}
+    """What a CLIP group says of its model, its input and its precision: all but which tokens it keeps besides, and
+    what of the last block is therefore left out."""
+    kept = ("tokens", "last_block", "grid", "penult_norm")
+    return {name: value for name, value in record.items() if name not in kept}
