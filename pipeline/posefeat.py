@@ -267,7 +267,7 @@ class _Network:
         return {row["slot"]: CommitRow(**row) for row in self._store.status(self._pose).to_pylist()}
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
-        names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()
+        names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()
         inputs = self._inputs(slots, tuple(names))
         scores = outputs(self._head, inputs)
         held = np.isin(names, self._facts.held_out)
@@ -323,7 +323,7 @@ class _Files:
         }
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
-        names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()
+        names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()
         scores = np.stack([as_logarithms(self._scores[last_part(name)].values) for name in names])
         seen = np.array([slot in self._training for slot in slots], np.int8)
         return {"scores": scores.astype(np.float32), "seen": seen}
