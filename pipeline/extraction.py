@@ -201,7 +201,7 @@ def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
     quarantined or never reached, may have been mended."""
     store = FeatureStore.open(objects.url)
     extracted = {slot for group in store.groups.values() if group.modality.per_video for slot in store.usable([group])}
-    names = plan.at(np.array(sorted(extracted), np.int64))["video_id"].to_pylist()
+    names = plan.at(np.array(sorted(extracted), np.int64), "video_id")["video_id"].to_pylist()
     stale = sorted(set(names) & set(changes.resized))
     if stale:
         raise StoreError(

@@ -133,7 +133,7 @@ def refresh_files(plan: Plan, dataset: Dataset, changes: Changes) -> Plan:
 def note_gone(plan: Plan, gone: np.ndarray) -> Plan:
     """Have the table of missing videos name those of the plan (by slot) that are not on the disk any more, and no
     others, as ``gone``."""
-    paths = plan.at(gone)["path"].combine_chunks()
+    paths = plan.at(gone, "path")["path"].combine_chunks()
     missing = plan.missing
     listed = pc.and_(pc.not_equal(missing["reason"], GONE), pc.invert(pc.is_in(missing["path"], paths)))
     noted = pa.table([paths, pa.repeat(GONE, len(paths))], schema=MISSING_SCHEMA)

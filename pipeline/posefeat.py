@@ -274,7 +274,7 @@ class _Network:
         return {row["slot"]: CommitRow(**row) for row in self._store.status(self._pose).to_pylist()}
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
-        names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()
+        names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()
         inputs = self._inputs(slots, tuple(names))
         scores, seen = outputs(self._head, inputs), np.isin(names, self._facts.training).astype(np.int8)
         for head, held_out in zip(self._held, self._facts.held_out, strict=True):
@@ -331,7 +331,7 @@ class _Files:
         }
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
-        names = self._store.plan.at(np.asarray(slots, np.int64))["video_id"].to_pylist()
+        names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()
         scores = np.stack([as_logarithms(self._scores[last_part(name)].values) for name in names])
         seen = np.array([slot in self._training for slot in slots], np.int8)
         return {"scores": scores.astype(np.float32), "seen": seen}

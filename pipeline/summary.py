@@ -67,7 +67,7 @@ class Summary:
         bad = [row for row in worst.values() if row.status == QUARANTINED]
         self.quarantined = dict(Counter(self.quarantined) + Counter(row.error_kind for row in bad))
         slots = np.array(sorted(row.slot for row in bad), np.int64)
-        ids = dict(zip(slots.tolist(), plan.at(slots)["video_id"].to_pylist(), strict=True))
+        ids = dict(zip(slots.tolist(), plan.at(slots, "video_id")["video_id"].to_pylist(), strict=True))
         self.failures += [
             {"video_id": ids[row.slot], "kind": row.error_kind, "message": row.error_message} for row in bad
         ]

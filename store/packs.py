@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from store.columns import is_one_of, numbers, take
 from store.commits import SCHEMA, Commit, read_commit
 from store.layout import COMMITS, PACKS, pack_key, pack_rows_key
 from store.objects import Objects, is_remote
@@ -44,15 +44,15 @@ class Commits:
     @property
     def slots(self) -> np.ndarray:
         """int64, ascending."""
-        return self.table["slot"].to_numpy()
+        return numbers(self.table["slot"])
 
     def mask(self, column: str, *values: str) -> np.ndarray:
         """Which rows have one of the values in a column, bool."""
-        return pc.is_in(self.table[column], pa.array(values, pa.string())).to_numpy()
+        return is_one_of(self.table[column], values)
 
-    def of(self, slots: np.ndarray) -> pa.Table:
-        """Rows of some committed slots, in their order."""
-        return self.table.take(np.searchsorted(self.slots, slots))
+    def of(self, slots: np.ndarray, *columns: str) -> pa.Table:
+        """Some columns of the rows of some committed slots, in their order."""
+        return take(self.table.select(columns), np.searchsorted(self.slots, slots))
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def stray_packs(objects: Objects, groups: Iterable[str]) -> dict[str, bool]:
 def _gather(objects: Objects, group: str, shard_len: int) -> tuple[Commits, dict[int, str]]:
     """All commits, and the versions that were read."""
     versions, pack = commit_versions(objects, group), _read_pack(objects, group)
+    if pack is not None and pack.versions == versions:
+        return Commits(pack.table.cast(SCHEMA), dict(sorted(pack.objects.items()))), versions
     fresh = [shard for shard, version in versions.items() if pack is None or pack.versions.get(shard) != version]
     single = _read_each(objects, group, fresh)
     # What was removed between the listing and the reading is not committed any more.
@@ -125,7 +127,7 @@ def _gather(objects: Objects, group: str, shard_len: int) -> tuple[Commits, dict
     by_shard = {shard: commit.objects for shard, commit in single.items()}
     if pack is not None:
         old = np.array([shard for shard in versions if shard not in single], np.int64)
-        tables.append(pack.table.filter(pa.array(np.isin(pack.table["slot"].to_numpy() // shard_len, old))))
+        tables.append(take(pack.table, np.flatnonzero(np.isin(numbers(pack.table["slot"]) // shard_len, old))))
         by_shard |= {int(shard): dict(pack.objects[int(shard)]) for shard in old}
     table = pa.concat_tables([SCHEMA.empty_table(), *(table.cast(SCHEMA) for table in tables)]).combine_chunks()
     return Commits(table.sort_by("slot"), dict(sorted(by_shard.items()))), versions

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from store.columns import numbers, take
 from store.errors import StoreError
 from store.layout import FORMAT, MISSING, STORE, TABLES, VERSION, VIDEOS
 from store.objects import Objects
@@ -65,7 +66,7 @@ class Plan:
     @cached_property
     def slots(self) -> np.ndarray:
         """int64, every slot in use, ascending."""
-        return self.videos["slot"].to_numpy().astype(np.int64)
+        return numbers(self.videos["slot"]).astype(np.int64)
 
     @property
     def rows(self) -> int:
@@ -80,9 +81,9 @@ class Plan:
         """Slots in use of one shard, ascending."""
         return self.slots[self.span(shard)].tolist()
 
-    def at(self, slots: np.ndarray) -> pa.Table:
-        """Rows of ``videos`` for some slots that are in use, in their order."""
-        return self.videos.take(np.searchsorted(self.slots, slots))
+    def at(self, slots: np.ndarray, *columns: str) -> pa.Table:
+        """Some columns of ``videos`` for some slots that are in use, in their order."""
+        return take(self.videos.select(columns), np.searchsorted(self.slots, slots))
 
     def span(self, shard: int) -> slice:
         """Where the videos of a shard stand in ``videos``."""

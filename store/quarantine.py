@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import pyarrow as pa
 
+from store.columns import numbers, take
 from store.commits import QUARANTINED
 from store.layout import QUARANTINE
 from store.objects import Objects
@@ -51,8 +53,8 @@ def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:
     """One row (``SCHEMA``) for every video that a group (by path) has quarantined, by group and slot."""
     tables = []
     for group, found in sorted(commits.items()):
-        rows = found.table.filter(pa.array(found.mask("status", QUARANTINED)))
-        videos = plan.at(rows["slot"].to_numpy())
+        rows = take(found.table, np.flatnonzero(found.mask("status", QUARANTINED)))
+        videos = plan.at(numbers(rows["slot"]), "video_id", "path")
         columns = {
             "video_id": videos["video_id"],
             "path": videos["path"],

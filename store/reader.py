@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from store.columns import numbers
 from store.commits import QUARANTINED, corrupt
 from store.errors import MissingError, UsageError, one_of
 from store.features import Features, TextSet, on_pose_axis
@@ -282,8 +283,10 @@ class FeatureStore:
     def _wanted(
         self, groups: list[Group], split: int | None, subset: str | None, slots: Sequence[int] | None
     ) -> list[int]:
-        wanted = set(self.selected(split, subset)) & set(self.usable(groups))
-        return sorted(wanted if slots is None else wanted & set(slots))
+        wanted = np.intersect1d(self.selected(split, subset), self.usable(groups), assume_unique=True)
+        if slots is not None:
+            wanted = np.intersect1d(wanted, np.asarray(slots, np.int64))
+        return wanted.tolist()
 
     def arrays(
         self,
@@ -356,15 +359,15 @@ class FeatureStore:
         import torch
 
         wanted = np.asarray(slots, np.int64)
-        rows = self.plan.at(wanted)
+        rows = self.plan.at(wanted, "label", "video_id", "source")
         sizes = np.empty((0, 2), np.float32)
         if groups:
-            committed = self.commits(groups[0]).of(wanted)
-            sizes = np.stack([committed[side].to_numpy() for side in ("width", "height")], axis=1, dtype=np.float32)
+            committed = self.commits(groups[0]).of(wanted, "width", "height")
+            sizes = np.stack([numbers(side) for side in committed.columns], axis=1, dtype=np.float32)
         return Features(
             tensors=tensors,
             pose_frames=None if pose_frames is None else pose_frames.to(device),
-            labels=torch.from_numpy(rows["label"].to_numpy().astype(np.int64)).to(device),
+            labels=torch.from_numpy(numbers(rows["label"]).astype(np.int64)).to(device),
             slots=torch.from_numpy(wanted).to(device),
             sizes=torch.from_numpy(sizes).to(device),
             video_ids=tuple(rows["video_id"].to_pylist()),

@@ -11,7 +11,6 @@ two against each other.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import google_crc32c
@@ -59,32 +58,33 @@ def read_rows(
     ``places`` says at which rows of ``out`` they go; without it they fill ``out``. Only the bytes of those rows are
     read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as it was written.
     """
-    index = _read_index(blob, shard_len)[np.asarray(positions, np.int64)]
-    offsets, lengths = index[:, 0], index[:, 1]
-    present = np.flatnonzero(offsets != _ABSENT)
-    stops = offsets + lengths
-    nbytes = spec.nbytes
-    if (lengths[present] != nbytes + _CRC_BYTES).any() or (stops[present] > blob.size).any():
+    wanted = np.asarray(positions, np.int64)
+    rows = np.arange(len(wanted)) if places is None else np.asarray(places, np.int64)
+    index = _read_index(blob, shard_len)[wanted]
+    present = index[:, 0] != _ABSENT
+    if not present.all():
+        out[rows[~present]] = spec.fill
+        index, wanted, rows = index[present], wanted[present], rows[present]
+    if not len(index):
+        return
+    offsets, length = index[:, 0], spec.nbytes + _CRC_BYTES
+    if (index[:, 1] != length).any() or (offsets + length > blob.size).any():
         raise DamagedShardError("a row does not lie inside its shard")
-    places = np.arange(len(positions)) if places is None else np.asarray(places, np.int64)
-    out[places[offsets == _ABSENT]] = spec.fill
     target = out.reshape(len(out), -1).view(np.uint8)
-    found = places[present].tolist()
+    found = rows.tolist()
     sums = np.empty((len(found), _CRC_BYTES), np.uint8)
-    buffers = [buffer for place, given in zip(found, sums, strict=True) for buffer in (target[place], given)]
+    buffers = [buffer for row, given in zip(found, sums, strict=True) for buffer in (target[row], given)]
     # Rows that follow on each other in the shard are one piece.
-    first = np.flatnonzero(np.append(True, offsets[present][1:] != stops[present][:-1])).tolist() if found else []
-    blob.fill(
-        [
-            (int(offsets[present[begin]]), buffers[2 * begin : 2 * end])
-            for begin, end in itertools.pairwise([*first, len(found)])
-        ]
-    )
+    ends = [*(np.flatnonzero(np.diff(offsets) != length) + 1).tolist(), len(found)]
+    firsts = [0, *ends[:-1]]
+    starts = offsets[firsts].tolist()
+    blob.fill([(start, buffers[2 * first : 2 * end]) for start, first, end in zip(starts, firsts, ends, strict=True)])
     # What was read is checked where it lies now, so that what is returned is what was checked.
     target.flags.writeable = False  # google_crc32c takes read-only buffers alone
-    wrong = np.flatnonzero(sums.view("<u4")[:, 0] != [google_crc32c.value(target[place]) for place in found])
-    if len(wrong):
-        raise DamagedShardError(f"row {positions[int(present[wrong[0]])]} has a wrong checksum")
+    given, computed = sums.view("<u4")[:, 0].tolist(), [google_crc32c.value(target[row]) for row in found]
+    if given != computed:
+        wrong = int(np.not_equal(given, computed).argmax())
+        raise DamagedShardError(f"row {wanted[wrong]} has a wrong checksum")
 
 
 def encode_chunk(spec: ArraySpec, values: np.ndarray) -> bytes | None:

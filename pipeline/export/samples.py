@@ -188,15 +188,14 @@ def key_of(slot: int, video_id: str) -> str:
 
 
 def _table(store: FeatureStore, slots: np.ndarray, groups: Sequence[Group]) -> pa.Table:
-    videos = store.plan.at(slots)
+    splits = [f"split{number}" for number in range(1, store.num_splits + 1)]
+    table = store.plan.at(slots, "slot", "video_id", "path", "label", "class_name", "source", *splits)
     commits = [store.commits(group) for group in groups]
     partial = np.zeros(len(slots), bool)
     for found in commits:
         partial |= np.isin(slots, found.slots[found.mask("status", PARTIAL)])
-    sizes = commits[0].of(slots)
-    keys = [key_of(int(slot), name) for slot, name in zip(slots, videos["video_id"].to_pylist(), strict=True)]
-    splits = [f"split{number}" for number in range(1, store.num_splits + 1)]
-    table = videos.select(["slot", "video_id", "path", "label", "class_name", "source", *splits])
+    sizes = commits[0].of(slots, "width", "height")
+    keys = [key_of(int(slot), name) for slot, name in zip(slots, table["video_id"].to_pylist(), strict=True)]
     table = table.add_column(0, "key", pa.array(keys, pa.string()))
     table = table.append_column("status", pa.array(np.where(partial, PARTIAL, OK).tolist(), pa.string()))
     for name in ("width", "height"):

@@ -58,7 +58,7 @@ def look(store: FeatureStore, group: Group, slots: Sequence[int], *, clip: str |
         for view in inside if known.any() else ():
             share = share_inside(keypoints, view, features.sizes.numpy(), int(record["preprocess"]["size"]))
             inside[view] += share * known.sum()
-    seconds = sum(store.commits(group).of(np.asarray(slots, np.int64))["stage_seconds"].to_pylist())
+    seconds = sum(store.commits(group).of(np.asarray(slots, np.int64), "stage_seconds")["stage_seconds"].to_pylist())
     return Seen(
         detection_rate=float(somebody / max(frames, 1)),
         by_class={name: float(np.mean(rates)) for name, rates in sorted(by_class.items())},

@@ -137,5 +137,5 @@ def test_masks_and_rows(tmp_path: Path) -> None:
     objects = stores.build(tmp_path / "s", statuses={2: QUARANTINED})
     commits = read_commits(objects, PATH, shard_len=4)
     assert commits.slots[commits.mask("status", QUARANTINED)].tolist() == [2]
-    assert commits.of(commits.slots[[5, 0]])["slot"].to_pylist() == [5, 0]
+    assert commits.of(commits.slots[[5, 0]], "slot")["slot"].to_pylist() == [5, 0]
     assert isinstance(commits.table, pa.Table)

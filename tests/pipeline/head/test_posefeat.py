@@ -80,7 +80,7 @@ def arrays(store, group):
     """Arrays of a group by name, and the ids of the videos that they are of."""
     opened = FeatureStore.open(store)
     slots = opened.usable([group])
-    names = opened.plan.at(np.array(slots))["video_id"].to_pylist()
+    names = opened.plan.at(np.array(slots), "video_id")["video_id"].to_pylist()
     return {name: opened.rows(group, name, slots) for name in group.modality.arrays}, names
 
 
