@@ -129,7 +129,8 @@ def _gather(objects: Objects, group: str, shard_len: int) -> tuple[Commits, dict
         old = np.array([shard for shard in versions if shard not in single], np.int64)
         tables.append(take(pack.table, np.flatnonzero(np.isin(numbers(pack.table["slot"]) // shard_len, old))))
         by_shard |= {int(shard): dict(pack.objects[int(shard)]) for shard in old}
-    table = pa.concat_tables([SCHEMA.empty_table(), *(table.cast(SCHEMA) for table in tables)]).combine_chunks()
+    empty = pa.Table.from_batches([], SCHEMA)
+    table = pa.concat_tables([empty, *(table.cast(SCHEMA) for table in tables)]).combine_chunks()
     return Commits(table.sort_by("slot"), dict(sorted(by_shard.items()))), versions
 
 
