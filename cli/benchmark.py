@@ -45,14 +45,14 @@ def benchmark(
     with only_result_on_stdout() as print_result:
         from dataclasses import replace
 
-        from pipeline.benchmarks import PARTS, QUICK, BenchmarkConfig, run_benchmarks
+        from pipeline.benchmarks import QUICK, BenchmarkConfig, run_benchmarks
 
         config = QUICK if quick else BenchmarkConfig()
         if videos is not None:
             config = replace(config, videos=videos)
         if store_videos is not None:
             config = replace(config, store_videos=store_videos)
-        report = run_benchmarks(names or PARTS, out=out, config=config, progress=make_progress())
+        report = run_benchmarks(names or (), out=out, config=config, progress=make_progress())
         keep_config(out)
         if json:
             print_result(as_json(report.to_dict()))

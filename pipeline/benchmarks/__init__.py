@@ -79,19 +79,19 @@ def run_benchmarks(
     clips: ClipSet | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Run the named parts and write ``benchmark.json`` and ``benchmark.png`` into ``out``.
+    """Run the named parts and write ``benchmark.json`` and ``benchmark.png`` into ``out``, anew after every part.
 
     clips  default: UCF101 of ``$VILP_SHARED`` or ``../shared`` where it is there, else the synthetic set, rendered for
            the purpose
 
     Raises ``UsageError`` for a name that is no part.
     """
+    names = names or PARTS
     for name in names:
         one_of("benchmark", name, PARTS)
     config, progress = config or BenchmarkConfig(), progress or Progress()
     out.mkdir(parents=True, exist_ok=True)
     from pipeline.benchmarks.clips import find_clips
-    from pipeline.benchmarks.figure import draw_ratios
     from pipeline.benchmarks.machine import describe_machine, load_per_core
 
     began = time.monotonic()
@@ -104,14 +104,15 @@ def run_benchmarks(
             folder = Path(temporary) / name
             folder.mkdir()
             comparisons += import_module(f"pipeline.benchmarks.{name}").run(config, clips, folder, progress)
-    report = Report(
-        machine,
-        tuple(comparisons),
-        time.monotonic() - began,
-        load_per_core(),
-        out / "benchmark.json",
-        out / "benchmark.png",
-    )
+            report = _write(out, machine, comparisons, time.monotonic() - began, load_per_core())
+    return report
+
+
+def _write(out: Path, machine: Machine, comparisons: Sequence[Comparison], seconds: float, load: float) -> Report:
+    """The table and the picture of the parts so far: a long run that is cut short leaves what it has measured."""
+    from pipeline.benchmarks.figure import draw_ratios
+
+    report = Report(machine, tuple(comparisons), seconds, load, out / "benchmark.json", out / "benchmark.png")
     draw_ratios(comparisons, machine.line, report.picture)
     report.table.write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
     return report
