@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,14 @@ import torch
 
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison, compare, make_row
 from pipeline.benchmarks.clips import ClipSet
-from pipeline.benchmarks.made_up import SCALE, MadeUpSplits, make_splits, write_files, write_store
+from pipeline.benchmarks.made_up import SCALE, MadeUpSplits, make_splits, whole_store_nbytes, write_files, write_store
 from pipeline.benchmarks.plain_head import PlainVcs, train
 from pipeline.head.data import Inputs
 from pipeline.head.evaluate import Job, make_job, resolve_device, train_head
 from pipeline.head.stack import together_pays
 from pipeline.head.train import EpochReport, Run, TrainConfig, fit_together, new_head
 from pipeline.progress import Progress
+from store.errors import UsageError
 from store.features import END, NAME
 
 OURS = "ours, vcs"
@@ -36,6 +38,12 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     """Seconds from features on the disk to a trained head."""
     progress.note("head: making up features")
     made_up = make_splits(config.train, config.test, config.head_frames, splits=SPLITS)
+    need, free = whole_store_nbytes(made_up) + made_up.frames.nbytes, shutil.disk_usage(folder).free
+    if need > free:
+        raise UsageError(
+            f"the head part writes {need / 1e9:.1f} GB into {folder}, where {free / 1e9:.1f} GB are free; "
+            "give --quick, or set TMPDIR to a folder with more room"
+        )
     write_store(made_up, folder / "store", whole=True)
     write_files(made_up, folder / "files")
     with _own_cache(folder / "cache"):

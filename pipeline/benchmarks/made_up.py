@@ -91,6 +91,12 @@ def write_store(made_up: MadeUpSplits, root: Path, *, whole: bool = False) -> No
                 write_shard(ours, pose, shard, SHARD_LEN, others["pose"], rows)
 
 
+def whole_store_nbytes(made_up: MadeUpSplits) -> int:
+    """Bytes of the arrays that ``write_store`` writes of a whole store."""
+    modalities = _modalities(made_up.frames.shape[1], whole=True)
+    return len(made_up.labels) * sum(spec.nbytes for modality in modalities for spec in modality.arrays.values())
+
+
 def _modalities(num_frames: int, whole: bool) -> tuple[Modality, Modality]:
     """CLIP, with its tokens if it is to be ``whole``, and pose."""
     views = {"views": ["center"]}

@@ -310,7 +310,7 @@ class Course:
         return Draw(rows, views, frames, targets)
 
     def masks(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dropout_masks(batch, self._config, self._generator, self._inputs.device)
+        return dropout_masks(batch, self._config, self._generator)
 
     def end_of_step(self, progress: Progress | None, seconds: float, runs: int) -> None:
         """Count the step. After the last one of an epoch look at its loss and tell of it."""
@@ -340,7 +340,8 @@ def _losses(
     taken = batches.take(rows, views, torch.cat(frames) if frames else None)
     batch = {name: tensor.unflatten(0, (len(draws), -1)) for name, tensor in taken.items()}
     masks = [courses[run].masks({n: tensor[i] for n, tensor in batch.items()}) for i, run in enumerate(drawn)]
-    together = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
+    # The runs of a step together: every copy to a GPU is waited for.
+    together = {name: torch.stack([mask[name] for mask in masks]).to(batches.device) for name in masks[0]}
     targets = torch.stack([draw.targets for draw in draws]).to(batches.device)
 
     def loss(logits: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -360,16 +361,14 @@ def _step(optimizer: torch.optim.Optimizer, stack: Stack, rates: Sequence[float]
     stack.constrain()
 
 
-def dropout_masks(
-    batch: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator, device: torch.device
-) -> dict[str, Tensor]:
-    """Which frames [B, T], tokens [B, T, G, G] and steps of a skeleton [B, Ts] a training step sees; every video keeps
-    a frame and a step, every frame a token."""
+def dropout_masks(batch: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    """Which frames [B, T], tokens [B, T, G, G] and steps of a skeleton [B, Ts] a training step sees, on the CPU; every
+    video keeps a frame and a step, every frame a token."""
     masks = {}
 
     def kept(shape: torch.Size, rate: float) -> Tensor:
         chances = torch.rand(shape, generator=generator)
-        return ((chances >= rate) | (chances == chances.amax(dim=-1, keepdim=True))).to(device)
+        return (chances >= rate) | (chances == chances.amax(dim=-1, keepdim=True))
 
     times = {name: tensor.shape[:2] for name, tensor in batch.items()}
     steps = times.pop("skeleton", None)

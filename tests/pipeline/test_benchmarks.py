@@ -266,6 +266,21 @@ def test_head_part(clips: ClipSet, tmp_path: Path) -> None:
     assert report.picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_head_part_needs_room(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_part, "whole_store_nbytes", lambda _: 10**18)
+    with pytest.raises(UsageError, match=r"writes 1000000000\.0 GB into .*, where \d+\.\d GB are free; give"):
+        head_part.run(TINY, clips, tmp_path, Progress())
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_are_done_are_kept(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_part, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_benchmarks(["decode", "head"], out=tmp_path, config=TINY, clips=clips)
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {comparison["part"] for comparison in written["comparisons"]} == {"decode"}
+
+
 @pytest.mark.parametrize(("allowed", "timed", "training"), [(29.0, 2, 30.0), (31.0, 10, 21.0)])
 def test_a_head_that_is_slow_is_timed_for_two_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, timed: int, training: float

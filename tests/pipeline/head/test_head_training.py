@@ -145,7 +145,7 @@ def test_gradients_are_finite_with_nobody(make_world, name):
     head = new_head(HeadConfig(head=name), inputs, world.text)
     rows = torch.arange(8)
     batch = Batches(inputs).take(rows, torch.zeros_like(rows))
-    logits = head(batch, **dropout_masks(batch, TrainConfig(), torch.Generator().manual_seed(0), torch.device("cpu")))
+    logits = head(batch, **dropout_masks(batch, TrainConfig(), torch.Generator().manual_seed(0)))
     sum((x + 1).square().sum() for x in logits).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
     assert all(x.isfinite().all() for x in logits)
@@ -154,12 +154,12 @@ def test_gradients_are_finite_with_nobody(make_world, name):
 def test_drop_out_leaves_something_to_see():
     batch = {"frames": torch.zeros(500, 3, 2), "tokens": torch.zeros(500, 3, 2, 2, 2)}
     config = TrainConfig(frame_dropout=0.9, token_dropout=0.9)
-    masks = dropout_masks(batch, config, torch.Generator().manual_seed(0), torch.device("cpu"))
+    masks = dropout_masks(batch, config, torch.Generator().manual_seed(0))
     assert masks["frame_mask"].shape == (500, 3)
     assert masks["frame_mask"].any(dim=1).all()
     assert masks["token_mask"].flatten(2).any(dim=2).all()
     assert masks["frame_mask"].float().mean() < 0.5
-    assert dropout_masks(batch, TrainConfig(frame_dropout=0, token_dropout=0), torch.Generator(), "cpu") == {}
+    assert dropout_masks(batch, TrainConfig(frame_dropout=0, token_dropout=0), torch.Generator()) == {}
 
 
 def test_batches_are_the_rows_and_views_asked_for(make_world):
