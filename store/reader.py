@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,14 @@ from store.errors import MissingError, UsageError, one_of
 from store.features import Features, TextSet, on_pose_axis
 from store.groups import Group, find_group, read_groups
 from store.layout import array_key
-from store.objects import Objects, open_objects
+from store.objects import Objects, is_remote, open_objects
 from store.packs import Commits, read_commits
+from store.parallel import each
 from store.plan import Plan, read_plan
 from store.quarantine import quarantined
 from store.schema import ArraySpec
 from store.sealed import canonical
-from store.shards import DamagedShardError, read_chunk, read_rows
+from store.shards import DamagedShardError, RowBuffers, read_chunk, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +37,9 @@ POSE_ARRAYS = ("keypoints", "boxes", "heatmap_clip")
 VIDEO_ARRAYS = ("video_embedding",)
 POSEFEAT_ARRAYS = ("features", "scores", "seen")
 
-# From so many bytes on, several shards of an array are read at a time: most of the work is the system's copying, or
-# waiting for a disk or a bucket.
-_TOGETHER = 32 << 20
-_READERS = 4
+# Shards are read side by side from a bucket, and where more than this is read of each: then most of the work is the
+# system's copying, or waiting. With less, handing them to threads and back takes longer than reading them.
+_LARGE = 8 << 20
 
 
 class FeatureStore:
@@ -380,22 +379,23 @@ class FeatureStore:
         result = np.empty((len(slots), *spec.shape), dtype=spec.dtype)
         shards, positions = np.divmod(np.asarray(slots, dtype=np.int64), shard_len)
 
-        def read(rows: np.ndarray) -> None:
-            key = self._array_key(group, name, int(shards[rows[0]]))
+        buffers = RowBuffers(result)
+
+        def read(places: np.ndarray) -> None:
+            key = self._array_key(group, name, int(shards[places[0]]))
             if key is None:
-                result[rows] = spec.fill
+                result[places] = spec.fill
                 return
             with self._damage(key), self._objects.open(key) as blob:
-                read_rows(blob, spec, shard_len, positions[rows], result, rows)
+                read_rows(blob, spec, shard_len, positions[places], buffers, places.tolist())
 
         order = np.argsort(shards, kind="stable")
         by_shard = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if slots else []
-        if result.nbytes < _TOGETHER:
-            for rows in by_shard:
-                read(rows)
+        if is_remote(self.url) or result.nbytes > _LARGE * len(by_shard):
+            each(read, by_shard)
         else:
-            with ThreadPoolExecutor(_READERS) as pool:
-                list(pool.map(read, by_shard))
+            for places in by_shard:
+                read(places)
         return result
 
     def whole(self, group: Group, name: str) -> np.ndarray:

@@ -11,7 +11,9 @@ two against each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import compress
 
 import google_crc32c
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 from store.objects import Blob
 from store.schema import ArraySpec
 
-_ABSENT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 _CRC_BYTES = 4
 
 
@@ -45,46 +47,54 @@ def encode_shard(spec: ArraySpec, rows: np.ndarray) -> bytes | None:
     return b"".join([*parts, index.tobytes(), _crc(index.tobytes())])
 
 
+class RowBuffers:
+    """The rows of an array as buffers of bytes: ``filled`` to read them into, and ``checked``, the same bytes
+    read-only, since google_crc32c takes no others. Made once for all the shards that fill the array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        flat = array.reshape(len(array), math.prod(array.shape[1:])).view(np.uint8)
+        self.filled = list(flat)
+        flat.flags.writeable = False
+        self.checked = list(flat)
+
+
 def read_rows(
     blob: Blob,
     spec: ArraySpec,
     shard_len: int,
-    positions: Sequence[int],
-    out: np.ndarray,
-    places: Sequence[int] | np.ndarray | None = None,
+    positions: Sequence[int] | np.ndarray,
+    rows: RowBuffers,
+    places: Sequence[int],
 ) -> None:
-    """Read the rows at some positions of a shard into ``out`` ``[*, *spec.shape]``, each checked.
+    """Read the rows at some positions of a shard, each checked, to some places among ``rows``.
 
-    ``places`` says at which rows of ``out`` they go; without it they fill ``out``. Only the bytes of those rows are
-    read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as it was written.
+    Only the bytes of those rows are read. Raises ``DamagedShardError`` where a byte of the index or of a row is not as
+    it was written.
     """
-    wanted = np.asarray(positions, np.int64)
-    rows = np.arange(len(wanted)) if places is None else np.asarray(places, np.int64)
-    index = _read_index(blob, shard_len)[wanted]
+    index = _read_index(blob, shard_len)[positions]
     present = index[:, 0] != _ABSENT
     if not present.all():
-        out[rows[~present]] = spec.fill
-        index, wanted, rows = index[present], wanted[present], rows[present]
-    if not len(index):
-        return
-    offsets, length = index[:, 0], spec.nbytes + _CRC_BYTES
-    if (index[:, 1] != length).any() or (offsets + length > blob.size).any():
-        raise DamagedShardError("a row does not lie inside its shard")
-    target = out.reshape(len(out), -1).view(np.uint8)
-    found = rows.tolist()
-    sums = np.empty((len(found), _CRC_BYTES), np.uint8)
-    buffers = [buffer for row, given in zip(found, sums, strict=True) for buffer in (target[row], given)]
-    # Rows that follow on each other in the shard are one piece.
-    ends = [*(np.flatnonzero(np.diff(offsets) != length) + 1).tolist(), len(found)]
-    firsts = [0, *ends[:-1]]
-    starts = offsets[firsts].tolist()
-    blob.fill([(start, buffers[2 * first : 2 * end]) for start, first, end in zip(starts, firsts, ends, strict=True)])
+        for place in compress(places, ~present):
+            rows.filled[place].view(spec.dtype)[:] = spec.fill
+        index, positions, places = index[present], list(compress(positions, present)), list(compress(places, present))
+    length = spec.nbytes + _CRC_BYTES
+    sums = np.empty((len(places), _CRC_BYTES), np.uint8)
+    # Lists rather than arrays from here on: most shards are small, and a call of NumPy takes as long as checking a row.
+    pieces: list[tuple[int, list[np.ndarray]]] = []
+    end = -1
+    for place, given, (offset, nbytes) in zip(places, sums, index.tolist(), strict=True):
+        if nbytes != length or offset + length > blob.size:
+            raise DamagedShardError("a row does not lie inside its shard")
+        if offset != end:  # else the row follows on the one before, and the two are one piece
+            pieces.append((offset, []))
+        pieces[-1][1].extend((rows.filled[place], given))
+        end = offset + length
+    blob.fill(pieces)
     # What was read is checked where it lies now, so that what is returned is what was checked.
-    target.flags.writeable = False  # google_crc32c takes read-only buffers alone
-    given, computed = sums.view("<u4")[:, 0].tolist(), [google_crc32c.value(target[row]) for row in found]
-    if given != computed:
-        wrong = int(np.not_equal(given, computed).argmax())
-        raise DamagedShardError(f"row {wanted[wrong]} has a wrong checksum")
+    computed = [google_crc32c.value(rows.checked[place]) for place in places]
+    if sums.view("<u4")[:, 0].tolist() != computed:
+        wrong = int(np.not_equal(sums.view("<u4")[:, 0], computed).argmax())
+        raise DamagedShardError(f"row {positions[wrong]} has a wrong checksum")
 
 
 def encode_chunk(spec: ArraySpec, values: np.ndarray) -> bytes | None:

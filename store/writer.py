@@ -16,7 +16,7 @@ from store.objects import Objects
 from store.plan import Plan, read_plan, require_no_strangers, write_plan
 from store.schema import Modality
 from store.sealed import get_sealed, sha256
-from store.shards import encode_chunk, encode_shard, read_rows
+from store.shards import RowBuffers, encode_chunk, encode_shard, read_rows
 
 
 def check_place(objects: Objects) -> None:
@@ -112,7 +112,7 @@ def _committed_rows(
         if commit is not None and rows and key in commit.objects:
             positions = [row.slot - shard * shard_len for row in rows]
             with objects.open(key) as blob:
-                read_rows(blob, spec, shard_len, positions, arrays[name])
+                read_rows(blob, spec, shard_len, positions, RowBuffers(arrays[name]), range(len(rows)))
     return rows, arrays
 
 

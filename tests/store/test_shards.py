@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 from store import StoreError
 from store.objects import Blob, LocalObjects
 from store.schema import ArraySpec
-from store.shards import DamagedShardError, encode_chunk, encode_shard, read_chunk, read_rows
+from store.shards import DamagedShardError, RowBuffers, encode_chunk, encode_shard, read_chunk, read_rows
 
 
 def zarr_bytes(spec: ArraySpec, rows: np.ndarray, sharded: bool) -> bytes | None:
@@ -76,7 +76,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(encode_shard(SPEC, rows) or b"")
     out = np.empty((3, 3, 5), "float16")
     with opened(tmp_path / "s") as blob:
-        read_rows(blob, SPEC, 4, [3, 2, 0], out)
+        read_rows(blob, SPEC, 4, [3, 2, 0], RowBuffers(out), range(3))
     np.testing.assert_array_equal(out, rows[[3, 2, 0]])
 
 
@@ -92,7 +92,7 @@ def test_a_system_that_gives_less_than_was_asked_is_asked_again(
     (tmp_path / "s").write_bytes(encode_shard(SPEC, ROWS) or b"")
     out = np.empty_like(ROWS)
     with opened(tmp_path / "s") as blob:
-        read_rows(blob, SPEC, 4, range(4), out)
+        read_rows(blob, SPEC, 4, range(4), RowBuffers(out), range(4))
     np.testing.assert_array_equal(out, ROWS)
 
 
@@ -114,10 +114,10 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path: Path) -> N
     for position in range(len(data)):
         (tmp_path / "s").write_bytes(data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :])
         with pytest.raises(DamagedShardError), opened(tmp_path / "s") as blob:
-            read_rows(blob, SPEC, 4, range(4), out)
+            read_rows(blob, SPEC, 4, range(4), RowBuffers(out), range(4))
         (tmp_path / "t").write_bytes(data[:position])
         with pytest.raises(DamagedShardError), opened(tmp_path / "t") as blob:
-            read_rows(blob, SPEC, 4, range(4), out)
+            read_rows(blob, SPEC, 4, range(4), RowBuffers(out), range(4))
 
 
 def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_shards_that_are_read_together_give_the_same_and_leave_no_file_open(
     stores.build(tmp_path / "s", the_plan=stores.plan(30))
     store = FeatureStore.open(tmp_path / "s")
     alone = store.load(arrays=("cls",))
-    monkeypatch.setattr(reader, "_TOGETHER", 1)
+    monkeypatch.setattr(reader, "_LARGE", 0)
     before = len(os.listdir("/proc/self/fd"))
     assert torch.equal(store.load(arrays=("cls",))["cls"], alone["cls"])
     shard = tmp_path / "s" / stores.CLIP.path / "cls" / "c.5.0.0.0"
