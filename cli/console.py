@@ -57,17 +57,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def show_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Rows of a name and a value in a table, on standard error. Commands do not belong in it: it breaks lines."""
+def show_table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> None:
+    """A table on standard error: rows of a name and a value, or of a name and a figure for every other one of the
+    ``columns`` that are named. Commands do not belong in it: it breaks lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)), show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(Text(printable(name)), Text(printable(value)))  # no markup, no emoji
+    table = Table(title=Text(printable(title)), show_header=bool(columns), title_justify="left")
+    table.add_column(*columns[:1], style="bold")
+    for column in columns[1:] or ("",):
+        table.add_column(column, overflow="fold", justify="right" if columns else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))  # no markup, no emoji
     Console(stderr=True).print(table)
 
 

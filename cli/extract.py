@@ -314,12 +314,12 @@ def _show(summary: Any) -> None:
             ("units tried again", str(len(summary.retried_units))),
             *(("", _retried(retry)) for retry in summary.retried_units[:5]),
             ("seconds a stage", seconds or "nothing to do"),
-            *(("", line) for line in _profile_lines(summary.profile)),
             ("time", f"{summary.seconds:.1f} s, {summary.videos_per_second:.2f} videos a second"),
             ("store", summary.store),
         ],
     )
     if summary.profile:
+        _show_profile(summary.profile)
         say(f"trace, to open in ui.perfetto.dev: {summary.profile['trace']}")
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
@@ -334,9 +334,10 @@ def _retried(retry: dict[str, Any]) -> str:
     return f"{what}, {retry['times']} times: {'; '.join(retry['why'])}"
 
 
-def _profile_lines(profile: dict[str, Any] | None) -> list[str]:
-    return [
-        f"{name}: busy {stage['busy']:.1f} s, idle {stage['idle']:.1f} s; {stage['calls']} calls, {stage['workers']} "
-        "workers"
-        for name, stage in (profile or {"stages": {}})["stages"].items()
+def _show_profile(profile: dict[str, Any]) -> None:
+    rows = [
+        (name, str(stage["workers"]), str(stage["calls"]), f"{stage['busy']:.1f}", f"{stage['idle']:.1f}")
+        for name, stage in profile["stages"].items()
     ]
+    columns = ("stage", "workers", "calls", "busy seconds", "idle seconds")
+    show_table(f"{profile['seconds']:.1f} seconds of each worker, start-up included", rows, columns)

@@ -22,6 +22,9 @@ from store.errors import UsageError
 
 T = TypeVar("T")
 
+# No row has this number: Perfetto takes a thread with the number of its process for the main one.
+_PROCESS = 0
+
 
 @dataclass(frozen=True)
 class Span:
@@ -64,7 +67,7 @@ class Trace:
             self._file = self.path.open("w", encoding="ascii")
         except OSError as error:
             raise UsageError(f"profile {self.path} cannot be written: {error.strerror}; name another file") from None
-        named = {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "vilp-pipe extract"}}
+        named = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": "vilp-pipe extract"}}
         self._file.write(f"[{json.dumps(named)}")
 
     def add(self, span: Span, shard: int, videos: Sequence[str]) -> None:
@@ -116,4 +119,4 @@ class Trace:
             self._file.close()
 
     def _event(self, **event: Any) -> None:
-        self._file.write(f",\n{json.dumps({**event, 'pid': 1})}")
+        self._file.write(f",\n{json.dumps({**event, 'pid': _PROCESS})}")

@@ -40,6 +40,7 @@ def check_format(events: object) -> None:
         assert isinstance(event["name"], str)
         assert all(type(event.get(key, 0)) is int for key in ("pid", "tid", "ts", "dur"))
         assert event.get("dur", 0) >= 0
+        assert event.get("tid") != event["pid"]  # Perfetto would call it the main thread
         if event["ph"] == "M":
             assert event["name"] in ("process_name", "thread_name")
             assert list(event["args"]) == ["name"]
@@ -51,15 +52,16 @@ def check_format(events: object) -> None:
 
 
 def test_an_event_that_perfetto_would_drop_is_noticed() -> None:
-    process = {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "p"}}
-    thread = {"name": "thread_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": "t"}}
-    call = {"name": "clip", "ph": "X", "pid": 1, "tid": 1, "ts": 0, "dur": 3, "args": {}}
+    process = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": "p"}}
+    thread = {"name": "thread_name", "ph": "M", "pid": 0, "tid": 1, "args": {"name": "t"}}
+    call = {"name": "clip", "ph": "X", "pid": 0, "tid": 1, "ts": 0, "dur": 3, "args": {}}
     check_format([process, thread, call])
     broken = [
         {"traceEvents": [process, thread, call]},
         [process, call, thread],
         [process, thread, {**call, "ts": 1.5}],
         [process, thread, {**call, "ph": "B"}],
+        [process, {**thread, "tid": 0}, {**call, "tid": 0}],
         [process, thread, {key: value for key, value in call.items() if key != "dur"}],
     ]
     for events in broken:
