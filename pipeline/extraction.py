@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
 from pipeline.graph import Branch, Graph, make_graph
+from pipeline.groups import add_groups, other_versions
 from pipeline.plan import (
     Changes,
     Work,
@@ -46,7 +47,6 @@ from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.printable import command
 from store.reader import FeatureStore
-from store.schema import Modality
 from store.sealed import get_sealed
 from store.writer import add_modality, check_place, create_store, write_text_set
 
@@ -91,7 +91,7 @@ def extract(
             only_shards = ()
         with planning(objects) as ours:
             plan, gone, warnings = _plan(ours, config, dataset)
-            warnings += _other_versions(ours, graph.modalities())
+            warnings += other_versions(ours, graph.modalities())
             _heed(warnings, config)
             environments = {branch.modality.path: branch.environment() for branch in graph.branches}
             warnings += add_groups(ours, config, plan, graph.modalities(), environments)
@@ -179,23 +179,6 @@ def _heed(warnings: Sequence[str], config: ExtractConfig) -> None:
         raise StoreError(f"{warnings[0]} (--strict)", kind="store-mismatch")
 
 
-def _other_versions(objects: Objects, modalities: Mapping[str, Modality]) -> list[str]:
-    """Says where a group that is about to be added has the settings of one that is there, and only its record says
-    more or less: another version computed that one, and it cannot be gone on with."""
-    groups, warnings = read_groups(objects), []
-    for path, modality in modalities.items():
-        for other, group in groups.items() if path not in groups else ():
-            same = (group.modality.kind, group.modality.name) == (modality.kind, modality.name)
-            then, now = group.modality.record, modality.record
-            if same and all(then[key] == now[key] for key in then.keys() & now.keys()):
-                differing = ", ".join(sorted(then.keys() ^ now.keys()))
-                warnings.append(
-                    f"{other} was computed with these settings by another version of vilp-pipe ({differing}); it stays "
-                    f"as it is, and {path} begins with the first video; to go on with it, use that version"
-                )
-    return warnings
-
-
 def _refuse_stale(objects: Objects, plan: Plan, changes: Changes) -> None:
     """Raise ``StoreError`` where a video that has features has another size now. One that has none, because it was
     quarantined or never reached, may have been mended."""
@@ -222,25 +205,6 @@ def _refuse_without_clip(objects: Objects, config: ExtractConfig, graph: Graph) 
             f"{adding}",
             kind="missing-modality",
         )
-
-
-def add_groups(
-    objects: Objects,
-    config: ExtractConfig,
-    plan: Plan,
-    modalities: Mapping[str, Modality],
-    environments: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
-    """Define the groups of this run, all by path; says where what is there was computed in another environment."""
-    warnings = []
-    for path, modality in modalities.items():
-        environment = environments.get(path, {})
-        group = add_modality(objects, plan, modality, config.recipe(), environment)
-        differing = sorted(key for key in environment if group.environment.get(key) != environment[key])
-        if differing and committed_shards(objects, path):
-            was = ", ".join(f"{key} {group.environment.get(key)} then, {environment[key]} now" for key in differing)
-            warnings.append(f"{path} was begun in another environment, so its last bits may differ: {was}")
-    return warnings
 
 
 def _run(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stages.geometry import crop_of, to_view
-from stages.pose.base import COCO_LIMBS
+from stages.pose.coco import COCO_LIMBS
 
 COLOURS = ("tab:orange", "tab:cyan", "tab:pink", "tab:olive")
 RIGHT, WRONG, OTHER = "#1a7f37", "#b42318", "#8b93a1"

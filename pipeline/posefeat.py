@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import ExtractConfig
-from pipeline.extraction import add_groups
+from pipeline.groups import add_groups
 from pipeline.head.checkpoint import Held, load_head, read_held, read_run, weights_digest, write_held
 from pipeline.head.config import SKELETON_HEADS
 from pipeline.head.data import Inputs, load_skeletons

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from stages.pose.base import COCO_LIMBS
+from stages.pose.coco import COCO_LIMBS
 
 CHUNK_BYTES = 64 << 20
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS, Persons, PoseConfig
+from stages.pose.base import Persons, PoseConfig
+from stages.pose.coco import NUM_JOINTS
 from stages.types import Clip
 
 

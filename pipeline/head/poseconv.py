@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.heatmap import render
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 
 # Cells of the grid, sizes of a person from its middle to its edge, and the Gaussian's standard deviation in cells. (A
 # person who stands is about three and a half sizes tall: see ``pipeline.head.skeleton``.)

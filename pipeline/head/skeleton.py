@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stages.pose.base import COCO_SWAP, NUM_JOINTS
+from stages.pose.coco import COCO_SWAP, NUM_JOINTS
 
 # Steps in time and persons that are kept: motion is taken at the stored rate first.
 STEPS, PERSONS = 24, 2

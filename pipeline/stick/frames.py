@@ -18,7 +18,7 @@ from pipeline.datasets.synthetic.script import Script, write_scripts
 from pipeline.stick.config import TRAINING_SEED, StickConfig
 from stages.clip.preprocess import cut
 from stages.geometry import crop_of, to_view
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 
 PERSONS = 2  # at most in a clip: who acts, and who stands about
 

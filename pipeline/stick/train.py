@@ -25,7 +25,7 @@ from stages.batching import single_threads
 from stages.clip.models import ResolvedModel
 from stages.clip.towers import VitTokens
 from stages.heatmap import render
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.seeded import seeded
 
 LEFT, RIGHT = (FACTS["view"].index(side) for side in ("left", "right"))

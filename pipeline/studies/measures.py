@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.head.selection import Selection
 from pipeline.head.skeleton import skeletons
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from store.reader import FeatureStore
 
 # A joint counts as visible from this confidence on.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.geometry import share_inside
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.tracking import SPREAD
 from store.features import Features
 from store.groups import Group

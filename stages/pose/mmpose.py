@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.pose import mmpose_models as models
-from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, PoseEstimator, most_prominent, persons_of
+from stages.pose.base import Persons, PoseConfig, PoseEstimator, most_prominent, persons_of
 from stages.pose.batches import top_down
 from stages.pose.checkpoints import digest_of_weights
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.crops import CropGeometry, cut, fit
 from stages.types import Clip, VideoFailure
 from stages.weights import RANDOM

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.pose import mmcv_compat
-from stages.pose.base import COCO_JOINTS, PoseConfig
+from stages.pose.base import PoseConfig
 from stages.pose.batches import Batches
 from stages.pose.checkpoints import find_weights, load_into
+from stages.pose.coco import COCO_JOINTS
 from stages.seeded import seeded
 from stages.weights import RANDOM
 from store.errors import MissingError, UsageError, nearest

@@ -18,15 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stages.pose.base import (
-    NUM_JOINTS,
-    Persons,
-    PoseConfig,
-    most_prominent,
-    persons_of,
-    weights_file,
-)
+from stages.pose.base import Persons, PoseConfig, most_prominent, persons_of, weights_file
 from stages.pose.batches import Batches, top_down
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.crops import CropGeometry
 from stages.pose.images import crop, crop_window, letterbox, window_crop
 from stages.pose.onnx_model import OnnxModel, model_signature

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.onnx_signature import Node
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, OnnxModelSpec
 from store.errors import MissingError, UsageError

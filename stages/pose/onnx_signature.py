@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.onnx_pipeline import read_pipeline
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, KEYPOINT_OUTPUTS, OnnxModelSpec, read_spec
 from store.errors import UsageError

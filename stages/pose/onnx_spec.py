@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from store.errors import UsageError, one_of
 
 DETECTOR_OUTPUTS = ("mmdet-nms",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.pose.base import COCO_JOINTS, NUM_JOINTS
+from stages.pose.coco import COCO_JOINTS, NUM_JOINTS
 from store.errors import UsageError
 
 _RIGHT_ARM = ("right_shoulder", "right_elbow", "right_wrist")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS, Persons, PoseConfig, PoseEstimator
+from stages.pose.base import Persons, PoseConfig, PoseEstimator
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.precomputed import PrecomputedEstimator
 from stages.pose.tracking import TRACKING, assign_slots
 from stages.types import Clip, StageOutput, VideoFailure

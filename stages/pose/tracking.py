@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.pose.base import COCO_SIGMAS, NUM_JOINTS, Persons
+from stages.pose.base import Persons
+from stages.pose.coco import COCO_SIGMAS, NUM_JOINTS
 
 MIN_DIOU = -0.25  # equal boxes, side by side: 1.2 widths apart (2 widths: -0.4)
 MAX_AREA_RATIO = 4.0

@@ -20,8 +20,9 @@ import torch
 
 from stages.pose import checkpoints
 from stages.pose import mmpose_models as models
-from stages.pose.base import COCO_JOINTS, COCO_SWAP, PoseConfig, PoseEstimator
+from stages.pose.base import PoseConfig, PoseEstimator
 from stages.pose.checkpoints import find_weights, load_into, published_checkpoint
+from stages.pose.coco import COCO_JOINTS, COCO_SWAP
 from stages.pose.crops import CropGeometry, bilinear_crops, cut, fit, letterbox
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_models import read_config

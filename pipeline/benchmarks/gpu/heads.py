@@ -20,7 +20,7 @@ from pipeline.head.skeleton import skeletons
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide, text_side
 from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from store.features import TextSet
 
 # The one with an aim first; those that read skeletons cannot be trained together, and come last.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.benchmarks.gpu.base import Bench, Need, Work, call, nbytes
 from pipeline.benchmarks.gpu.encoder import made_up_clips
-from stages.pose.base import NUM_JOINTS
 from stages.pose.batches import Batches
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.crops import CropGeometry, bilinear_crops, letterbox
 from stages.precision import DTYPES
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.imports.base import FRACTIONS, VideoPoses, digest_of_files, first_number
 from stages.pose.skeletons import boxes_of, to_coco
 from store.errors import UsageError

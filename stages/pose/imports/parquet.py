@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.pose.base import NUM_JOINTS
+from stages.pose.coco import NUM_JOINTS
 from stages.pose.imports.base import VideoPoses, digest_of_files
 from store.errors import UsageError
 

@@ -14,7 +14,7 @@ from pipeline.head.sides import flips
 from pipeline.head.skeleton import FEATURES, mirror_keypoints, skeletons
 from pipeline.head.temporal import TemporalTransformer
 from stages.heatmap import render
-from stages.pose.base import COCO_JOINTS, COCO_SWAP
+from stages.pose.coco import COCO_JOINTS, COCO_SWAP
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
