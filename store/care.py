@@ -28,7 +28,8 @@ from store.layout import (
     definition_key,
 )
 from store.lease import WHOLE, hold
-from store.objects import LOCK, Objects
+from store.local import LOCK
+from store.objects import Objects
 from store.parallel import each
 from store.plan import Plan, read_plan
 from store.schema import KINDS

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import store.objects as objects_module
+import store.local as local_module
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass
 class Recorder:
-    """Records what ``store.objects`` does below ``root``. ``without`` names calls that are left out of the record, as
+    """Records what ``store.local`` does below ``root``. ``without`` names calls that are left out of the record, as
     if they had not been made: what a store would be that forgets them."""
 
     root: Path
@@ -69,8 +69,8 @@ class Recorder:
                 self._add("remove", path)
 
         with (
-            mock.patch.object(objects_module, "os", _RecordedOs(self)),
-            mock.patch.object(objects_module, "open", self._open, create=True),
+            mock.patch.object(local_module, "os", _RecordedOs(self)),
+            mock.patch.object(local_module, "open", self._open, create=True),
             mock.patch.object(Path, "mkdir", mkdir),
             mock.patch.object(Path, "unlink", unlink),
         ):
@@ -120,7 +120,7 @@ class _RecordedFile:
 
 
 class _RecordedOs:
-    """The module ``os`` as ``store.objects`` sees it."""
+    """The module ``os`` as ``store.local`` sees it."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

@@ -19,7 +19,8 @@ import stores
 from store.commits import OK, PARTIAL, QUARANTINED, CommitRow
 from store.layout import HEARTBEATS, LEASE, VERSION
 from store.lease import WHOLE, hold
-from store.objects import LOCK, LocalObjects, Objects
+from store.local import LOCK, LocalObjects
+from store.objects import Objects
 from store.plan import Plan, write_plan
 from store.schema import ArraySpec, Modality
 from store.verify import verify_store

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import stores
 
-import store.objects
+import store.local
 from store import StoreError
 from store.lease import Lease, Part, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.writer import add_modality, create_store, write_shard
 
 SHARD, SHARD_LEN = 0, 4
@@ -53,7 +53,7 @@ def _write(lease: Lease, root: Path, point: str, result: Path) -> None:
             left.remove(name)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    store.objects.reach = reach
+    store.local.reach = reach
     try:
         write(lease, root, 2.0)
         result.write_text("committed")

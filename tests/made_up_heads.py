@@ -12,7 +12,7 @@ from pipeline.head.text import TextSide
 from store.commits import CommitRow
 from store.features import END, NAME, PAD, START, TEMPLATE
 from store.lease import Part, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 from store.reader import FeatureStore
 from store.schema import ArraySpec, Modality

@@ -12,7 +12,7 @@ from pathlib import Path
 from videos import numbered_frames, write_video
 
 from pipeline.config import ExtractConfig
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 TESTS = Path(__file__).resolve().parent

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from store.commits import OK, PARTIAL, QUARANTINED, CommitRow
 from store.lease import Part, hold
-from store.objects import LocalObjects, Objects
+from store.local import LocalObjects
+from store.objects import Objects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 from store.schema import ArraySpec, Modality
 from store.writer import add_modality, create_store, write_shard, write_text_set

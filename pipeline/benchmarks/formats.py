@@ -16,7 +16,7 @@ from store import FeatureStore
 from store.commits import CommitRow
 from store.derived import refresh
 from store.lease import Part, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.schema import ArraySpec, Modality
 from store.writer import add_modality, create_store, write_shard
 

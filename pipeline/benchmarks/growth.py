@@ -20,7 +20,7 @@ from pipeline.datasets import load_dataset
 from pipeline.plan import Work, make_plan, pending
 from pipeline.progress import Progress
 from store import FeatureStore
-from store.objects import LocalObjects
+from store.local import LocalObjects
 
 MULTIPLES = (1, 4, 16)
 ARRAYS = {"cls": (16, 512)}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from store.commits import CommitRow
 from store.features import END, NAME, PAD, START, TEMPLATE
 from store.lease import Part, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import MISSING_SCHEMA, Plan, videos_schema
 from store.schema import ArraySpec, Modality
 from store.writer import add_modality, create_store, write_shard, write_text_set

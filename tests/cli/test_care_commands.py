@@ -13,7 +13,7 @@ from fixture_store import CLIP, POSE, TEXT
 from runs import arguments, make_videos
 
 from store import FeatureStore
-from store.objects import LocalObjects
+from store.local import LocalObjects
 
 
 def test_delete(run: Vilp, tmp_path: Path) -> None:

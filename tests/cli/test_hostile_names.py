@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from cli.console import _Bar, as_json, say, show_table
 from pipeline.datasets import load_dataset
 from store import StoreError, UsageError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import read_plan
 from store.printable import UNPRINTABLE, command, one_line, printable
 

@@ -11,7 +11,8 @@ import pytest
 from s3server import S3Server
 
 from store import StoreError, UsageError
-from store.objects import LocalObjects, Objects, is_remote, open_objects
+from store.local import LocalObjects
+from store.objects import Objects, is_remote, open_objects
 
 _NUMBERS = itertools.count()
 

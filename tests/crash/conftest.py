@@ -12,7 +12,7 @@ from runs import make_videos, plain_config
 from watcher import Watcher
 
 from pipeline.extraction import extract
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import Report, verify_store
 
 

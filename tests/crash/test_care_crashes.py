@@ -18,7 +18,8 @@ from s3server import S3Server
 from store import MissingError
 from store.care import collect, delete_group, survey
 from store.groups import read_groups
-from store.objects import LocalObjects, Objects, open_objects
+from store.local import LocalObjects
+from store.objects import Objects, open_objects
 from store.transfer import copy_store, merge_stores
 from store.verify import restore, verify_store
 

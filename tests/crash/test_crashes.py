@@ -12,7 +12,7 @@ from commands import Vilp
 from runs import arguments, digest, first_commit, run, start
 from watcher import Watcher
 
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import Report, verify_store
 
 WRITES = (

@@ -15,7 +15,7 @@ from commands import Outcome, Vilp
 from runs import arguments, digest
 
 from store import FeatureStore, StoreError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.sealed import put_twice, seal, unseal
 from store.verify import Report, verify_store
 

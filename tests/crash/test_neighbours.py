@@ -26,7 +26,7 @@ from store import FeatureStore, StoreError
 from store.commits import PARTIAL, QUARANTINED, committed_shards, read_commit
 from store.layout import HEARTBEATS, LEASE
 from store.lease import DEAD_AFTER_SECONDS, Part, hold, living
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.sealed import seal, unseal
 from store.verify import verify_store
 
@@ -151,7 +151,7 @@ def test_a_writer_that_was_stopped_while_it_holds_the_lock(
     over when the writer has gone on or is gone."""
     root = tmp_path / "s"
     writer = StoppedWriter(root, point)
-    monkeypatch.setattr("store.objects.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("store.local.LOCK_SECONDS", 0.2)
     with (
         pytest.raises(StoreError, match="stood still in the middle of a write") as error,
         hold(LocalObjects(root), Part()),

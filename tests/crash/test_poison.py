@@ -12,7 +12,7 @@ from videos import numbered_frames, write_video
 
 from pipeline.extraction import extract
 from store import FeatureStore
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 DEEDS = {"crash": "decoder-crash", "loop": "decoder-timeout", "eat": "decoder-memory"}

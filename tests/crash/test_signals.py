@@ -15,7 +15,7 @@ import psutil
 import pytest
 from videos import numbered_frames, write_video
 
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]

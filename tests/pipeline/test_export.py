@@ -24,7 +24,8 @@ import stores
 from pipeline.export import export
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import PARTIAL, QUARANTINED
-from store.objects import LocalObjects, open_objects
+from store.local import LocalObjects
+from store.objects import open_objects
 from store.schema import ArraySpec, Modality
 
 STATUSES = {1: PARTIAL, 5: QUARANTINED}

@@ -19,7 +19,7 @@ from pipeline.repair import repair
 from store import FeatureStore, MissingError, StoreError, UsageError
 from store.commits import remove_commit
 from store.lease import Part
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 

@@ -12,7 +12,7 @@ from shared_data import find_shared
 from verdicts import judge, where_permission_bits_bite
 
 from pipeline.extraction import extract
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 

@@ -14,7 +14,7 @@ from pipeline.datasets import synthetic
 from pipeline.extraction import extract
 from pipeline.forecast import forecast
 from store import MissingError, StoreError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from pipeline.extraction import extract
 from pipeline.status import store_status
 from pipeline.studies.seen import look
 from store import FeatureStore, UsageError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 PLAIN = {"pose": "plain_pose:PlainEstimator", "pose_frames": 8}

@@ -18,7 +18,7 @@ from pipeline.progress import Progress
 from pipeline.repair import repair
 from stages.clip.templates import DEFAULT_TEMPLATES, TEMPLATE_SETS, read_templates
 from store import FeatureStore, MissingError, UsageError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 TWO = ("a video of a person {}.", "somebody {}")

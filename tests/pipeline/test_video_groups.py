@@ -25,7 +25,7 @@ from stages.decode import ClipSampling
 from stages.video import VideoConfig
 from stages.video.models import build_model
 from store import FeatureStore, MissingError, UsageError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import verify_store
 
 VIDEO = {"video": "mc3_18", "video_pretrained": "none", "video_clips": 1}

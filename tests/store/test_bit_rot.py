@@ -22,7 +22,7 @@ from watcher import contents
 from pipeline.extraction import extract
 from store import FeatureStore, StoreError
 from store.layout import CONFIGS, LEASE
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.verify import restore, verify_store
 
 

@@ -15,7 +15,8 @@ from store import FeatureStore, MissingError, StoreError, UsageError
 from store.care import collect, delete_group, survey
 from store.commits import committed_shards
 from store.lease import Part, hold
-from store.objects import LocalObjects, Objects, open_objects
+from store.local import LocalObjects
+from store.objects import Objects, open_objects
 from store.plan import read_plan
 from store.schema import KINDS, ArraySpec, Modality
 from store.verify import verify_store

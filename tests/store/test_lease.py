@@ -12,7 +12,7 @@ import stores
 from store import StoreError
 from store.commits import committed_shards
 from store.lease import Part, hold, living
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.writer import add_modality, create_store, write_shard
 
 
@@ -38,7 +38,7 @@ def test_parts_share_a_store_but_not_with_a_whole_run(tmp_path: Path) -> None:
 
 def test_the_lease_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from store.lease import *; from store.objects import LocalObjects\n"
+        "import os, sys; from store.lease import *; from store.local import LocalObjects\n"
         "hold(LocalObjects(sys.argv[1]), Part()).__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

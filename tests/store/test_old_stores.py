@@ -15,7 +15,7 @@ import zarr
 
 from store import FeatureStore
 from store.lease import WHOLE, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import read_plan, write_plan
 from store.verify import verify_store
 from store.writer import write_metadata

@@ -17,7 +17,7 @@ from store import StoreError
 from store.commits import committed_shards
 from store.groups import read_groups, write_metadata
 from store.lease import Part, hold, planning
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import read_plan, write_plan
 from store.verify import verify_store
 from store.writer import add_modality, create_store, write_shard

@@ -11,7 +11,7 @@ import stores
 from store import FeatureStore
 from store.commits import QUARANTINED
 from store.layout import QUARANTINE
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.quarantine import damaged_reports, next_steps, write_report
 from store.verify import restore, verify_store
 

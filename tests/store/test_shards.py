@@ -18,7 +18,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from store import StoreError
-from store.objects import Blob, LocalObjects
+from store.local import LocalObjects
+from store.objects import Blob
 from store.schema import ArraySpec
 from store.shards import DamagedShardError, RowBuffers, encode_chunk, encode_shard, read_chunk, read_rows
 

@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from store import FeatureStore, MissingError, StoreError, UsageError, reader
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
 from store.lease import Part, hold
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import read_plan, settle_plan
 from store.schema import ArraySpec, Modality
 from store.verify import restore, verify_store
@@ -254,7 +254,7 @@ def test_a_plan_whose_replacement_is_cut_short_can_be_read_and_settled(tmp_path:
     objects = stores.build(tmp_path / "s", shards=(0,))
     code = (
         "import sys, dataclasses, stores\n"
-        "from store.objects import LocalObjects\nfrom store.plan import write_plan, MISSING_SCHEMA\n"
+        "from store.local import LocalObjects\nfrom store.plan import write_plan, MISSING_SCHEMA\n"
         "plan = dataclasses.replace(stores.plan(14), missing=MISSING_SCHEMA.empty_table())\n"
         "write_plan(LocalObjects(sys.argv[1]), plan)"
     )

@@ -21,7 +21,8 @@ from store.commits import PARTIAL, QUARANTINED, Commit, committed_shards, remove
 from store.groups import read_groups
 from store.layout import QUARANTINE
 from store.lease import WHOLE, hold
-from store.objects import LocalObjects, Objects, open_objects
+from store.local import LocalObjects
+from store.objects import Objects, open_objects
 from store.plan import Plan, read_plan
 from store.transfer import copy_store, merge_stores
 from store.verify import verify_store

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from pipeline.config import ExtractConfig, resolve
 from pipeline.repair import repair
 from store import StoreError, UsageError, VilpError
-from store.objects import LocalObjects
+from store.local import LocalObjects
 from store.plan import read_plan
 from store.verify import Problem, verify_store
 from store.writer import add_modality, write_text_set
