@@ -15,13 +15,13 @@ from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
 from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
-from pipeline.head.evaluate import resolve_device
 from pipeline.head.fused import is_fused, read_fused
 from pipeline.head.results import RunResult
 from pipeline.head.selection import Selection
 from pipeline.inspection import best_classes, matching, strips, video_root, with_verdicts
 from pipeline.judging import Judgement, heads_of, judge, judge_together
 from pipeline.progress import Progress
+from stages.device import resolve_device
 from stages.types import VideoRef
 from store.commits import PARTIAL, QUARANTINED, CommitRow
 from store.errors import MissingError, StoreError, UsageError
@@ -111,7 +111,7 @@ def predict(
     if figure is not None and selection.clip_id is None and selection.pose is None:
         raise UsageError("figure draws the frames of CLIP or of poses, and the run's head reads neither; leave it out")
     graphs = _graphs(places, selections, weights=weights or {}, device=device, code=code)
-    where = resolve_device(device)
+    where = str(resolve_device(device))
     if fused:
         pairs, weight = fused.heads(split)
     else:
