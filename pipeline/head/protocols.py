@@ -26,7 +26,7 @@ from pipeline.head.evaluate import (
 from pipeline.head.metrics import clustered_interval, hits, mean_class_accuracy
 from pipeline.head.models import Head, TextHead, text_parts
 from pipeline.head.plausible import too_good
-from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment
+from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment, leaks
 from pipeline.head.results import Prediction, RunResult, SplitSummary, summarise
 from pipeline.head.selection import coverage, encoder_record, load_side, open_store, random_weights
 from pipeline.head.text import TextSide
@@ -246,8 +246,10 @@ def few_shot(
     job = Job(store, recorded.config, selection, text, str(resolve_device(device)))
     predictions: dict[int, list[Prediction]] = {count: [] for count in shots}
     sizes: dict[int, list[int]] = {count: [] for count in shots}
-    warnings: list[str] = [w for w in recorded.warnings if not w.startswith("too good")]
-    for split in sorted({score.split for score in recorded.scores}):
+    numbers = sorted({score.split for score in recorded.scores})
+    warnings = [w for w in recorded.warnings if not w.startswith(("too good", "leak"))]
+    warnings += leaks(store, selection, numbers)  # of the store as it is now, whatever the run could tell
+    for split in numbers:
         train = job.inputs(split, "train", every_frame=recorded.training.random_frames)
         counts = np.bincount(train.labels.cpu().numpy(), minlength=len(store.class_names))
         if counts.min() < max(shots):
