@@ -27,6 +27,13 @@ def study(
         str,
         Opt(help="The head that reads pose: pvcs, pvcs-joint, vilp, fuse, vcs+pose, ...", autocompletion=complete_head),
     ] = "pvcs",
+    persons: Annotated[
+        str,
+        Opt(
+            help="Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move).",
+            autocompletion=named("all", "moving"),
+        ),
+    ] = "all",
     split: Split = "1",
     frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train every variant this often.")] = 3,
@@ -60,7 +67,7 @@ def study(
 
         config = StudyConfig(
             store=find_store(store),
-            head=HeadConfig(head=head),
+            head=HeadConfig(head=head, persons=persons),
             split=split if split == "all" or not split.isdecimal() else int(split),
             frames=frames,
             seeds=seeds,

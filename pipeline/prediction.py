@@ -15,13 +15,13 @@ from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
 from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
-from pipeline.head.evaluate import resolve_device
 from pipeline.head.fused import is_fused, read_fused
 from pipeline.head.results import RunResult
-from pipeline.head.selection import Selection
+from pipeline.head.selection import Selection, needs_encoder
 from pipeline.inspection import best_classes, matching, strips, video_root, with_verdicts
 from pipeline.judging import Judgement, heads_of, judge, judge_together
 from pipeline.progress import Progress
+from stages.device import resolve_device
 from stages.types import VideoRef
 from store.commits import PARTIAL, QUARANTINED, CommitRow
 from store.errors import MissingError, StoreError, UsageError
@@ -94,7 +94,8 @@ def predict(
 
     code     decoders and estimators (``module:name``) that the store names and that may be run
 
-    A video that cannot be used costs itself. Raises ``UsageError`` where no file is named or the store names code that
+    A video that cannot be used costs itself. CLIP is computed where a head reads more than skeletons, and for a figure,
+    which draws its frames. Raises ``UsageError`` where no file is named or the store names code that
     ``code`` does not, ``MissingError`` where run, store or weights are gone (and says which file), ``StoreError`` where
     this machine gives other features than those that the heads were trained on.
     """
@@ -110,8 +111,12 @@ def predict(
     selection = selections[0]
     if figure is not None and selection.clip_id is None and selection.pose is None:
         raise UsageError("figure draws the frames of CLIP or of poses, and the run's head reads neither; leave it out")
+    if figure is None and not any(needs_encoder(of.config) for of in runs):
+        # Heads that read skeletons alone; what CLIP says of the same videos would be computed for nothing.
+        runs = [replace(of, selection=replace(of.selection, clip=None)) for of in runs]
+        selections = [replace(one, clip=None) for one in selections]
     graphs = _graphs(places, selections, weights=weights or {}, device=device, code=code)
-    where = resolve_device(device)
+    where = str(resolve_device(device))
     if fused:
         pairs, weight = fused.heads(split)
     else:

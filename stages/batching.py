@@ -1,9 +1,8 @@
-"""What models share, whatever they read: device, fixed batches, and threads that work ahead."""
+"""What models share, whatever they read: fixed batches, and threads that work ahead."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,21 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from store.errors import UsageError
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that an option names. Raises ``UsageError`` where torch does not see it."""
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UsageError(f"device is {name!r}, but torch sees {count} CUDA devices; use --device auto or cpu")
-        # torch looks at this once, at the first product of matrices in a process. Without it a head, whose products
-        # must be repeatable, would be refused in a process that has encoded before.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return device
 
 
 def parallel_batches(device: torch.device, num_threads: int) -> int:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 RANDOM = "none"
 TIMEOUT = 20  # seconds without a byte
+# Published names hold the first digits of the SHA-256, and often a date before or behind them.
+_DATE = r"20\d\d(?:0[1-9]|1[0-2])[0-3]\d"
+_PROMISED = re.compile(rf"[-_](?!{_DATE})([0-9a-f]{{8}})(?:[-_]{_DATE})?\.pth$")
 
 # What trainers leave in a checkpoint beside the weights (loss histories, data set facts). It is read into ``_Inert``.
 _BOOKKEEPING = (
@@ -46,7 +49,7 @@ def cache_directory() -> Path:
 
 def published_weights(url: str, *, model: str, flag: str) -> Path:
     """The file at ``url``, in the cache: fetched once, or put there by hand. Raises ``MissingError`` that says which
-    file to put where."""
+    file to put where, and ``UsageError`` for one that is there and is not what its name says."""
     name = url.rpartition("/")[2]
     file = cache_directory() / name
     if not file.is_file():
@@ -58,23 +61,33 @@ def published_weights(url: str, *, model: str, flag: str) -> Path:
                 f"give {flag} FILE",
                 kind="missing-weights",
             ) from None
+    elif wrong := _broken_promise(name, file):
+        raise UsageError(
+            f"{file} has {wrong} as its name says: it is damaged, or another file; delete it and run again, which "
+            f"fetches it, or put the right one there, or give {flag} FILE"
+        )
     return file
 
 
+def _broken_promise(name: str, file: Path) -> str:
+    """What the contents of ``file`` are and not what the digits in its published ``name`` say; empty where they are, or
+    where a name holds none."""
+    promised = _PROMISED.search(name)
+    if promised is None or (digest := file_digest(file)).startswith(promised[1]):
+        return ""
+    return f"SHA-256 {digest[:8]}..., not {promised[1]}..."
+
+
 def _fetch(url: str, file: Path) -> None:
-    """Fetch a file whole or not at all. Raises ``ValueError`` where it is not what its name says: published names
-    hold the first digits of the SHA-256."""
+    """Fetch a file whole or not at all. Raises ``ValueError`` where it is not what its name says."""
     require_downloads()
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
         with os.fdopen(handle, "wb") as target, urllib.request.urlopen(url, timeout=TIMEOUT) as source:
             shutil.copyfileobj(source, target, 1 << 20)
-        with open(temporary, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        promised = re.search(r"-([0-9a-f]{8})(?:_\d{8})?\.pth$", file.name)
-        if promised and not digest.startswith(promised[1]):
-            raise ValueError(f"what came has SHA-256 {digest[:8]}..., not {promised[1]}...")
+        if wrong := _broken_promise(file.name, Path(temporary)):
+            raise ValueError(f"what came has {wrong}")
         os.replace(temporary, file)
     except BaseException:
         os.unlink(temporary)

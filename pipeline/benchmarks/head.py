@@ -20,10 +20,11 @@ from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.made_up import SCALE, MadeUpSplits, make_splits, whole_store_nbytes, write_files, write_store
 from pipeline.benchmarks.plain_head import PlainVcs, train
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, make_job, resolve_device, train_head
+from pipeline.head.evaluate import Job, make_job, train_head
 from pipeline.head.stack import together_pays
 from pipeline.head.train import EpochReport, Run, TrainConfig, fit_together, new_head
 from pipeline.progress import Progress
+from stages.device import resolve_device
 from store.errors import UsageError
 from store.features import END, NAME
 
@@ -64,7 +65,7 @@ def _against_plain(config: BenchmarkConfig, made_up: MadeUpSplits, folder: Path,
 
     def theirs() -> None:
         head = PlainVcs(torch.from_numpy(words), torch.from_numpy(mask), torch.from_numpy(made_up.classes), SCALE)
-        train(head, folder / "files", epochs=config.plain_epochs, device=resolve_device("auto"))
+        train(head, folder / "files", epochs=config.plain_epochs, device=str(resolve_device("auto")))
 
     plain = f"plain loop, vcs, {config.plain_epochs} of {config.epochs} epochs"
     notes = (

@@ -24,7 +24,8 @@ from pipeline.head.selection import Selection, default_run_directory, load_side,
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
-from store.errors import MissingError, StoreError, UsageError, nearest, one_of
+from stages.device import resolve_device
+from store.errors import MissingError, StoreError, UsageError, one_of
 from store.reader import FeatureStore
 
 
@@ -76,7 +77,7 @@ def make_job(
         if clip is not None:
             raise UsageError(f"clip is {clip!r} and video is {video!r}; a head reads one encoder: give one of them")
         config = replace(config, encoder="video")
-    where = resolve_device(device)
+    where = str(resolve_device(device))
     if len(opened.class_names) < 2:
         raise UsageError(
             f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
@@ -218,7 +219,7 @@ def evaluate_run(
             kind="store-mismatch",
         )
     selection = matching_selection(recorded, opened, recorded.config, allow_mismatch, views=views)
-    where = resolve_device(device)
+    where = str(resolve_device(device))
     predictions, scores, warnings = [], [], [w for w in recorded.warnings if w.startswith("no training video")]
     for number in sorted({s.split for s in recorded.scores}):
         test = data.load_inputs(opened, selection, recorded.config, split=number, subset="test", device=where)
@@ -262,21 +263,6 @@ def check_epochs(config: HeadConfig, training: TrainConfig) -> None:
         )
     if training.loss == "in-batch" and not config.reads_text:
         raise UsageError(f"loss is in-batch, which needs class names, and head {config.head!r} reads none")
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` is ``cuda`` where there is a GPU, else ``cpu``. Raises ``UsageError`` for a device that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        near = nearest(device, ("auto", "cpu", "cuda"))
-        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:0, ...{near}") from None
-    one_of("device", kind, ("cpu", "cuda"))
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device is {device!r} and PyTorch sees no GPU here; use --device cpu")
-    return device
 
 
 def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:

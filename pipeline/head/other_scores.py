@@ -13,11 +13,12 @@ import torch
 
 from pipeline.head.checkpoint import load_predictions, read_run, weights_digest
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, matching_selection, resolve_device
+from pipeline.head.evaluate import Job, matching_selection
 from pipeline.head.models import Head
 from pipeline.head.results import Prediction, RunResult
 from pipeline.head.selection import load_side, open_store
 from pipeline.head.train import EpochReport, Progress, Run, fit_runs, new_head, predict
+from stages.device import resolve_device
 from stages.pose.imports.scores import ClassScores, read_scores
 from store.errors import MissingError, UsageError
 from store.groups import Group
@@ -72,7 +73,8 @@ class RunScores:
         store = open_store(run.selection.store)
         selection = matching_selection(run, store, run.config, False)
         self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
-        self.job = Job(store, run.config, selection, load_side(store, selection, run.config), resolve_device(device))
+        text = load_side(store, selection, run.config)
+        self.job = Job(store, run.config, selection, text, str(resolve_device(device)))
         self.warnings = tuple(run.warnings)
         self.directory: str | None = str(Path(run.directory).absolute()) if run.directory is not None else None
         self._predictions: list[Prediction] = load_predictions(run)

@@ -22,16 +22,16 @@ from pipeline.head.evaluate import (
     make_job,
     matching_selection,
     prediction_of,
-    resolve_device,
 )
 from pipeline.head.metrics import clustered_interval, hits, mean_class_accuracy
 from pipeline.head.models import Head, TextHead, text_parts
 from pipeline.head.plausible import too_good
-from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment
+from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment, leaks
 from pipeline.head.results import Prediction, RunResult, SplitSummary, summarise
 from pipeline.head.selection import coverage, encoder_record, load_side, open_store, random_weights
 from pipeline.head.text import TextSide
 from pipeline.head.train import Progress, Run, TrainConfig, fit_runs, new_head
+from stages.device import resolve_device
 from store.errors import UsageError
 from store.reader import FeatureStore
 
@@ -104,7 +104,7 @@ def zero_shot(
     config = recorded.config.text_stream if other else recorded.config
     selection = matching_selection(recorded, opened, config, allow_mismatch, views=views, other_videos=other)
     side = load_side(opened, selection, config)
-    job = Job(opened, config, selection, side, resolve_device(device))
+    job = Job(opened, config, selection, side, str(resolve_device(device)))
     return _zero_shot(job, recorded if other else None, recorded)
 
 
@@ -243,11 +243,13 @@ def few_shot(
     store = open_store(recorded.selection.store)
     selection = matching_selection(recorded, store, recorded.config, False)
     text = load_side(store, selection, recorded.config)
-    job = Job(store, recorded.config, selection, text, resolve_device(device))
+    job = Job(store, recorded.config, selection, text, str(resolve_device(device)))
     predictions: dict[int, list[Prediction]] = {count: [] for count in shots}
     sizes: dict[int, list[int]] = {count: [] for count in shots}
-    warnings: list[str] = [w for w in recorded.warnings if not w.startswith("too good")]
-    for split in sorted({score.split for score in recorded.scores}):
+    numbers = sorted({score.split for score in recorded.scores})
+    warnings = [w for w in recorded.warnings if not w.startswith(("too good", "leak"))]
+    warnings += leaks(store, selection, numbers)  # of the store as it is now, whatever the run could tell
+    for split in numbers:
         train = job.inputs(split, "train", every_frame=recorded.training.random_frames)
         counts = np.bincount(train.labels.cpu().numpy(), minlength=len(store.class_names))
         if counts.min() < max(shots):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
+from stages.device import check_device
 from stages.geometry import VIEWS
-from store.errors import UsageError, nearest, one_of
+from store.errors import UsageError, one_of
 
 TOKENS = ("value", "penult", "last")
 DEFAULT_TOKENS = TOKENS[:2]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +55,7 @@ class ClipConfig:
         if not self.views:
             raise UsageError(f"views is empty; give at least one of: {', '.join(VIEWS)}")
         one_of("precision", self.precision, PRECISIONS)
-        if not DEVICE.fullmatch(self.device):
-            near = nearest(self.device, ("auto", "cpu", "cuda"))
-            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...{near}")
+        check_device(self.device)
         for name, number in (
             ("num_frames", self.num_frames),
             ("batch_size", self.batch_size),

@@ -15,13 +15,14 @@ import open_clip
 import torch
 from torch import Tensor
 
-from stages.batching import fixed_batches, map_ahead, parallel_batches, resolve_device, single_threads
+from stages.batching import fixed_batches, map_ahead, parallel_batches, single_threads
 from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
 from stages.clip.text import encode_prompts, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, class_token_alone, grid_side, why_no_tokens
+from stages.device import resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
 from stages.types import Clip

@@ -100,7 +100,7 @@ class TopDownEstimator:
         }
 
     def setup(self) -> None:
-        from stages.batching import resolve_device
+        from stages.device import resolve_device
 
         self.record()  # complains about missing weights before anything is built
         self._device = resolve_device(self.config.device)

@@ -69,7 +69,7 @@ class OneStageEstimator:
         }
 
     def setup(self) -> None:
-        from stages.batching import resolve_device
+        from stages.device import resolve_device
 
         self._digest()  # complains about missing weights before anything is built
         self._device = resolve_device(self.config.device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.device import check_device
 from stages.pose.coco import NUM_JOINTS
 from stages.pose.onnx_signature import Node
 from stages.pose.onnx_spec import DETECTOR_OUTPUTS, OnnxModelSpec
@@ -144,12 +145,11 @@ def _session(path: Path, *, providers: list[Any], optimise: bool = True) -> Any:
 def _providers(device: str) -> list[Any]:
     import onnxruntime
 
+    check_device(device)
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     kind, _, index = device.partition(":")
     if kind == "cpu" or (kind == "auto" and not has_cuda):
         return ["CPUExecutionProvider"]
-    if kind not in ("auto", "cuda") or (index and not index.isdigit()):
-        raise UsageError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N")
     if not has_cuda:
         raise MissingError(
             f"device is {device!r}, but this ONNX Runtime has no CUDA provider; install onnxruntime-gpu in place of "

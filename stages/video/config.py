@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from stages.clip.config import DEVICE, PRECISIONS
+from stages.clip.config import PRECISIONS
 from stages.decode.sampling import ClipSampling
+from stages.device import check_device
 from store.errors import UsageError, one_of
 
 
@@ -62,8 +63,7 @@ class VideoConfig:
     def __post_init__(self) -> None:
         one_of("video", self.model, tuple(RECIPES))
         one_of("precision", self.precision, PRECISIONS)
-        if not DEVICE.fullmatch(self.device):
-            raise UsageError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+        check_device(self.device)
         for name, number in (
             ("video-clips", self.num_clips),
             ("batch_frames", self.batch_frames),

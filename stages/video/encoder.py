@@ -15,7 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from stages.batching import fixed_batches, map_ahead, parallel_batches, resolve_device, single_threads
+from stages.batching import fixed_batches, map_ahead, parallel_batches, single_threads
+from stages.device import resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
 from stages.types import Clip

@@ -88,7 +88,7 @@ def test_tuning_is_told(run: Vilp, store: str) -> None:
     assert "training videos of split 1: " in tuned.out
 
 
-def test_a_study(run: Vilp, store: str) -> None:
+def test_a_study(run: Vilp, store: str, tmp_path: Path) -> None:
     options = ("--store", store, "--frames", "4", "--seeds", "1", "--epochs", "1", "--device", "cpu")
     said = run("study", "occlusion", *options)
     assert said.code == 0, said.err
@@ -97,6 +97,10 @@ def test_a_study(run: Vilp, store: str) -> None:
     found = json.loads(run("study", "occlusion", *options, "--precision", "bf16", "--json").out)
     assert found["settings"]["training"]["precision"] == "bf16"
     assert found["files"]["json"] == "studies/store-occlusion-2/occlusion.json"
+    assert found["settings"]["head"]["persons"] == "all"
+    moving = json.loads(run("study", "occlusion", *options, "--persons", "moving", "--json").out)
+    assert moving["settings"]["head"]["persons"] == "moving"
+    assert 'persons = "moving"' in (tmp_path / moving["files"]["json"]).with_name("study.toml").read_text()
     help_text = run("study", "--help").out
     assert all(name in help_text for name in STUDIES)
 
@@ -120,6 +124,11 @@ def test_a_study(run: Vilp, store: str) -> None:
         (("train-head", "--head", "vcs", "--video", "small"), "allowed with it: mean, attn, also with +pose"),
         (("study", "everything"), "study is 'everything'; allowed: pose, frames"),
         (("study", "pose", "--head", "vcs"), "head is 'vcs', which is nothing without pose, or reads none"),
+        (("study", "pose", "--persons", "first"), "persons is 'first'; allowed: all, moving"),
+        (
+            ("study", "pose", "--head", "vcs+pose", "--persons", "moving"),
+            "persons is moving, which head 'vcs+pose' does",
+        ),
         (("study", "pose", "--precision", "fp16"), "precision is 'fp16'; allowed: auto, fp32, bf16"),
         (("study", "pose", "--epochs", "0"), "epochs is 0; a study trains"),
         (("study", "transfer"), "to is not given; name the store of another dataset with --to"),

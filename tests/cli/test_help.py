@@ -71,6 +71,7 @@ def complete(command: str, option: str, incomplete: str = "") -> set[str]:
         ("demo", "--engine", extraction.ENGINES),
         ("search", "--by", UNITS),
         ("study", "name", tuple(STUDIES)),
+        ("study", "--persons", PERSONS),
     ],
 )
 def test_completion_offers_what_is_allowed(command: str, option: str, values: tuple[str, ...]) -> None:

@@ -92,6 +92,21 @@ def test_scores_are_those_of_the_evaluation(extracted: FeatureStore, small_video
     assert best == [extracted.class_names[label] for label in expected.argmax(axis=1)]
 
 
+@pytest.mark.parametrize("head", ["pose", "poseconv"])
+def test_heads_of_skeletons_do_without_clip(
+    extracted: FeatureStore, small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    """And say what they say beside it, to the bit: a figure, which draws the frames of CLIP, still computes it."""
+    train_head(extracted, head=head, frames=2, epochs=2, seeds=2, device="cpu", out=tmp_path / "run")
+    assert read_run(tmp_path / "run").selection.clip is not None
+    beside = predict(small_videos, run=tmp_path / "run", figure=tmp_path / "drawn.png", code=CODE)
+    monkeypatch.setattr("stages.clip.encoder.ClipEncoder.__init__", lambda *given: pytest.fail("made CLIP"))
+    alone = predict(small_videos, run=tmp_path / "run", code=CODE)
+    np.testing.assert_array_equal(alone.scores, beside.scores)
+    assert alone == dataclasses.replace(beside, scores=alone.scores)
+    assert np.isfinite(alone.scores).all(axis=1).sum() == 6
+
+
 def test_a_bad_video_costs_itself(small_videos: Path, run: Path, tmp_path: Path) -> None:
     figure = tmp_path / "out" / "predicted.png"
     found = predict([small_videos, tmp_path / "gone.mp4"], run=run, figure=figure, code=CODE)

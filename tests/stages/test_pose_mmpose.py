@@ -174,13 +174,23 @@ def test_default_models_ask_for_their_published_checkpoints(no_network: Path, tm
         find_weights(None, config=unlisted, flag="--pose-weights")
 
 
-def test_a_cache_filled_by_hand_is_used(no_network: Path, estimator: TopDownEstimator) -> None:
-    config = read_config(SIMCC)
-    name = (published_checkpoint(config) or "").rpartition("/")[2]
+def test_a_cache_filled_by_hand_is_used_where_it_is_what_its_name_says(
+    no_network: Path, estimator: TopDownEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = (published_checkpoint(read_config(SIMCC)) or "").rpartition("/")[2]
     assert name.startswith("rtmpose-tiny_simcc-coco")
     no_network.mkdir(parents=True)
     torch.save({"state_dict": build(SIMCC).state_dict()}, no_network / name)
     filled = TopDownEstimator(replace(RANDOM, pose_weights=None, seed=7))
+    digest = hashlib.sha256((no_network / name).read_bytes()).hexdigest()[:8]
+    with pytest.raises(
+        UsageError, match=rf"{name} has SHA-256 {digest}\.\.\., not .* give --pose-weights FILE"
+    ) as caught:
+        filled.setup()
+    assert "\n" not in str(caught.value)
+    right = f"{name.partition('-')[0]}-{digest}_20230101.pth"
+    (no_network / name).rename(no_network / right)
+    monkeypatch.setattr(checkpoints, "published_checkpoint", lambda config: f"https://zoo/{right}")
     filled.setup()
     people = [(noise(120, 160), np.array([20, 10, 90, 110, 1], np.float32))]
     np.testing.assert_array_equal(filled.keypoints(people), estimator.keypoints(people))

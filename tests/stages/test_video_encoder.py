@@ -24,6 +24,7 @@ from stages.types import Clip, DecodedVideo, VideoRef
 from stages.video import RECIPES, Recipe, VideoConfig
 from stages.video.encoder import VideoEncoder
 from stages.video.models import build_model
+from stages.weights import published_weights
 from store.errors import MissingError, UsageError
 
 SMALL = VideoConfig(model="mc3_18", pretrained="none", num_clips=2, precision="fp32", device="cpu", threads=1, seed=3)
@@ -201,6 +202,15 @@ def test_published_weights_are_fetched_once_or_put_there_by_hand(
     assert set(asked) == {"https://download.pytorch.org/models/mc3_18-a90a0ba3.pth"}
     (tmp_path / "weights" / "mc3_18-a90a0ba3.pth").write_bytes(content.getvalue())
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: pytest.fail("asked the network"))
+    with pytest.raises(
+        UsageError, match=rf"mc3_18-a90a0ba3\.pth has SHA-256 {digest[:8]}\.\.\., not a90a0ba3.*; delete"
+    ):
+        VideoEncoder(replace(SMALL, pretrained=None)).modality()
+    monkeypatch.setattr(
+        "stages.video.models.published_weights",
+        lambda url, **given: published_weights(url.replace("a90a0ba3", digest[:8]), **given),
+    )
+    (tmp_path / "weights" / f"mc3_18-{digest[:8]}.pth").write_bytes(content.getvalue())
     by_name = VideoEncoder(replace(SMALL, pretrained="KINETICS400_V1"))
     assert by_name.modality().path == VideoEncoder(replace(SMALL, pretrained=None)).modality().path
     assert by_name.modality().name == "mc3_18 KINETICS400_V1"

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pipeline.benchmarks.gpu.base import Bench, GpuConfig, Row, one_line
-from stages.batching import resolve_device
+from stages.device import resolve_device
 
 
 def main(task: str) -> None:

@@ -1,6 +1,7 @@
 """Zero-shot, across datasets and few-shot; inner validation; views; what makes a result suspicious."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_few_shot_trains_on_so_many_and_tests_on_all(make_store, tmp_path, monke
     for shots in ((), (0,), (2, -1)):
         with pytest.raises(UsageError, match=r"few-shot is .*; allowed: numbers from 1 on"):
             few_shot(run, shots)
+
+
+def test_few_shot_says_what_gives_test_videos_away(make_store, tmp_path):
+    """Found in the store: the record of a run may be older than what the store holds, or than the warning."""
+    run = run_of(make_store(files={16: "hash0"}), tmp_path, head="mean")
+    (leak,) = (line for line in run.warnings if line.startswith("leak"))
+    stale = replace(run, warnings=("leak: 5 of 16 test videos", "another note"))
+    for recorded in (run, replace(run, warnings=()), stale):
+        found = few_shot(recorded, (1,), device="cpu").warnings
+        assert [line for line in found if line.startswith("leak")] == [leak]
+    assert "another note" in found
+    clean = run_of(make_store("clean"), tmp_path, head="mean")
+    assert not [line for line in few_shot(clean, (1,), device="cpu").warnings if line.startswith("leak")]
 
 
 def test_the_inner_validation_shares_no_source(make_world):

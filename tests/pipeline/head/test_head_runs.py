@@ -241,6 +241,14 @@ def test_videos_that_splits_share_are_missed_once(make_store, tmp_path):
     assert "of 60 videos in the splits used 0 are not extracted and 15 quarantined, 0 listed ones are not on" in warning
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "cpu:0"])
+def test_a_device_is_held_against_what_torch_sees_before_anything_is_read(make_store, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match=f"device is '{device}'.* cuda:0"):
+        train_head(make_store().open(), head="vcs", **{**FAST, "device": device})
+
+
 def test_usage_errors(make_store, tmp_path):
     store = make_store().open()
     with pytest.raises(UsageError, match="split is 3; allowed: 1, 2, all"):

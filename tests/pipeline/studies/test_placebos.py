@@ -15,7 +15,8 @@ TOKENS = (MEAN, UNIFORM, CENTRE, BOX, TIME, OTHER, SAME)
 
 
 def placebos_of(made, head, subset="train", frames=4):
-    job = make_job(made.open(), HeadConfig(head=head), frames=frames, device="cpu")
+    config = head if isinstance(head, HeadConfig) else HeadConfig(head=head)
+    job = make_job(made.open(), config, frames=frames, device="cpu")
     placebos = Placebos(job, 1)
     found = {}
     for name in ("train", subset):
@@ -48,7 +49,7 @@ def test_every_head_gets_those_that_fit(make_store, head, names):
             assert torch.equal(tensor, real.tensors[key]) == (key not in pose), (name, key)
 
 
-@pytest.mark.parametrize("head", ["pvcs", "fuse", "pvcs-joint", "vcs+pose"])
+@pytest.mark.parametrize("head", ["pvcs", "fuse", "pvcs-joint", "vcs+pose", HeadConfig(head="pvcs", persons="moving")])
 def test_a_video_in_its_own_place_is_the_real_thing(make_store, monkeypatch, head):
     """The way to the placebos, with the right videos: it gives what training on real pose sees."""
     monkeypatch.setattr(module, "other_videos", lambda sources, rng: np.arange(len(sources)))
