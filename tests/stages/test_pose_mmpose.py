@@ -26,6 +26,7 @@ from stages.pose.coco import COCO_JOINTS, COCO_SWAP
 from stages.pose.crops import CropGeometry, bilinear_crops, cut, fit, letterbox
 from stages.pose.mmpose import TopDownEstimator
 from stages.pose.mmpose_models import read_config
+from stages.seeded import seeded
 from stages.types import Clip, DecodedVideo, VideoRef
 from store.errors import MissingError, UsageError
 
@@ -480,7 +481,7 @@ def test_boxes_equal_those_of_the_detector_frame_by_frame(tmp_path: Path) -> Non
     norms = [module for module in detector.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
-    with torch.no_grad():
+    with torch.no_grad(), seeded(0):
         detector.train().bbox_head(detector.extract_feat(pictures))
         for convolution in detector.bbox_head.rtm_cls:
             torch.nn.init.normal_(convolution.weight)

@@ -54,13 +54,15 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(240, 320), (416, 416), (500, 300)])
 def test_persons_equal_those_of_inference_bottomup(estimator: OneStageEstimator, size: tuple[int, int]) -> None:
+    from mmengine.registry import DefaultScope
     from mmpose.apis import inference_bottomup
     from mmpose.apis.inference import dataset_meta_from_config
 
     model = models.build(estimator.pose_config, weights="none", flag="", seed=0, device="cpu")
     model.cfg, model.dataset_meta = estimator.pose_config, dataset_meta_from_config(estimator.pose_config)
     frame = picture(*size)
-    stock = inference_bottomup(model, frame[..., ::-1].copy())[0].pred_instances
+    with DefaultScope.overwrite_default_scope("mmpose"):
+        stock = inference_bottomup(model, frame[..., ::-1].copy())[0].pred_instances
     (got,) = estimator.persons([frame])
     assert len(got) == 5
     for box, keypoints in zip(got.boxes, got.keypoints, strict=True):
