@@ -213,7 +213,8 @@ def train_head(
             progress=epochs_on(make_progress()),
         )
         assert result.directory is not None
-        groups = {"clip": None, "pose": result.selection.pose, **result.selection.encoder_id}
+        read = result.selection
+        groups = {"clip": None, "pose": read.pose, "text": read.text, **read.encoder_id}
         keep_config(result.directory, store=where, **groups)
         _show(result, json, print_result)
 

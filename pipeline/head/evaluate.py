@@ -20,7 +20,15 @@ from pipeline.head.inner import tune as tune_on
 from pipeline.head.models import Head
 from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
-from pipeline.head.selection import Selection, default_run_directory, load_side, open_store, select
+from pipeline.head.selection import (
+    Selection,
+    default_run_directory,
+    load_side,
+    open_store,
+    recorded_texts,
+    select,
+    text_sets,
+)
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
@@ -303,22 +311,28 @@ def matching_selection(
             kind="store-mismatch",
         )
     poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
+    there = wanted.clip in (None, *clips) and wanted.pose in (None, *poses)
+    texts = recorded_texts(store, wanted) if there and not other_videos else None
+    if texts is None and not other_videos and not allow_mismatch:
+        raise StoreError(
+            f"the features in {store.url} are not those that the run was trained on (fingerprint "
+            f"{wanted.fingerprint[:12]}); train again, or give --allow-mismatch to evaluate",
+            kind="store-mismatch",
+        )
+    if wanted.text is None:
+        text = texts[0] if texts else None
+    else:
+        text = wanted.text if there and not other_videos and wanted.text in text_sets(store, wanted) else None
     selection = select(
         store,
         config,
         frames=wanted.frames,
         clip=wanted.clip if wanted.clip in clips else None,
         pose=wanted.pose if wanted.pose in poses else None,
-        text=None if other_videos else wanted.text,
+        text=text,
         views=views or (None if other_videos else wanted.views),
     )
-    if not other_videos and selection.fingerprint != wanted.fingerprint and not allow_mismatch:
-        raise StoreError(
-            f"the features in {store.url} have fingerprint {selection.fingerprint[:12]} and the run was trained on "
-            f"{wanted.fingerprint[:12]}; train again, or allow the mismatch",
-            kind="store-mismatch",
-        )
-    return selection
+    return selection if texts is None else replace(selection, fingerprint=wanted.fingerprint)
 
 
 def check_sizes(run: RunResult, test: Inputs, store: FeatureStore) -> None:

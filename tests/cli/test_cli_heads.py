@@ -53,6 +53,18 @@ def test_a_run_from_training_to_every_test(run: Vilp, store: str, other: str) ->
     assert "learnt on made-up, 2 heads" in run("evaluate", "--run", "run", "--store", other, "--device", "cpu").out
 
 
+def test_a_run_is_repeated_from_its_settings_after_a_text_set_was_added(run: Vilp, tmp_path: Path) -> None:
+    made = MadeUpStore(tmp_path / "own", pose=False)
+    options = ("--frames", "4", "--epochs", "1", "--device", "cpu")
+    assert run("train-head", "--store", str(made.root), "--head", "vcs", *options, "--out", "run").code == 0
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert f'text = "{first["features"]["text"]}"' in (tmp_path / "run" / "train-head.toml").read_text()
+    made.add_text("a {}")
+    again = run("train-head", "--config", "run/train-head.toml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["files"] == first["files"]
+
+
 def test_a_video_model_and_late_fusion(run: Vilp, store: str) -> None:
     options = ("--store", store, "--epochs", "2", "--frames", "4", "--device", "cpu")
     clips = run("train-head", *options, "--head", "mean", "--video", "small", "--out", "clips", "--json")

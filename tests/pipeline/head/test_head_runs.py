@@ -15,6 +15,7 @@ from pipeline.head import evaluate as head_evaluate
 from pipeline.head.checkpoint import read_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.evaluate import prediction_of
+from pipeline.inspection import changed
 from store.errors import MissingError, StoreError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
@@ -102,7 +103,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monke
     result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
     monkeypatch.setattr(made_up_heads, "DIM", 12)
     narrow = make_store("narrow").open()
-    with pytest.raises(StoreError, match=r"have fingerprint .* train again, or allow the mismatch"):
+    with pytest.raises(StoreError, match=r"are not those that .* train again, or give --allow-mismatch to"):
         evaluate_run(result, narrow)
     with pytest.raises(UsageError, match=r"head reads frames 16 wide and .* has them 12 wide; evaluate on features of"):
         evaluate_run(result, narrow, allow_mismatch=True)
@@ -111,11 +112,55 @@ def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monke
 def test_changed_numbers_are_refused(make_store, tmp_path, monkeypatch):
     made = make_store()
     result = train_head(made.open(), head="vcs", out=tmp_path / "run", **FAST)
-    changed = made.open()
-    monkeypatch.setattr(type(changed), "fingerprint", lambda *_, **__: "0" * 64)
-    with pytest.raises(StoreError, match="have fingerprint 000000000000 and the run was trained on"):
-        evaluate_run(result, changed)
-    assert evaluate_run(result, changed, allow_mismatch=True).reproduced
+    other = made.open()
+    monkeypatch.setattr(type(other), "fingerprint", lambda *_, **__: "0" * 64)
+    with pytest.raises(
+        StoreError, match=rf"not those .* trained on \(fingerprint {result.selection.fingerprint[:12]}\)"
+    ):
+        evaluate_run(result, other)
+    assert evaluate_run(result, other, allow_mismatch=True).reproduced
+
+
+@pytest.mark.parametrize("head", ["vcs", "mean"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["with its text set", "without"])
+def test_a_text_set_more_changes_nothing_for_a_run(make_store, tmp_path, head, recorded):
+    made = make_store()
+    result = train_head(made.open(), head=head, out=tmp_path / "run", **FAST)
+    (first,) = (g.modality.id for g in made.open().groups.values() if g.modality.kind == "text")
+    assert result.selection.text == first
+    if not recorded:  # as runs were written once
+        forget_text(tmp_path / "run")
+    made.add_text("a {}")
+    again = evaluate_run(tmp_path / "run")
+    assert again.reproduced
+    assert again.selection == result.selection
+    assert changed(read_run(tmp_path / "run"), made.open()) == []
+
+
+def test_a_run_reads_its_own_text_set(make_store, tmp_path):
+    made = make_store()
+    second = made.add_text("a {}")
+    result = train_head(made.open(), head="vcs", out=tmp_path / "run", text=second, **FAST)
+    assert result.selection.text == second
+    # Runs once had every text set of the time in their fingerprint.
+    texts = selection.text_sets(made.open(), result.selection)
+    forget_text(tmp_path / "run", text=second, fingerprint=made.open().fingerprint(clip=made.clip.id, texts=texts))
+    made.add_text("the {}")
+    again = evaluate_run(tmp_path / "run")
+    assert (again.reproduced, again.selection.text) == (True, second)
+    # One whose set is in no store: other numbers are refused, and taken where that is allowed.
+    forget_text(tmp_path / "run", text="gone", fingerprint="0" * 64)
+    with pytest.raises(StoreError, match="give --allow-mismatch"):
+        evaluate_run(tmp_path / "run")
+    assert changed(read_run(tmp_path / "run"), made.open())
+    assert evaluate_run(tmp_path / "run", make_store("one").open(), allow_mismatch=True).selection.text != "gone"
+
+
+def forget_text(run, **features):
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    record["features"] |= {"text": None, **features}
+    path.write_text(json.dumps(record))
 
 
 def test_other_classes_are_refused(make_store, tmp_path):
@@ -175,7 +220,7 @@ def test_skeletons_need_no_clip(make_store, tmp_path):
         assert evaluate_run(result).reproduced
         assert not any("random weights" in line for line in result.warnings)
     other = make_store("other", clip=False, seed=1)
-    with pytest.raises(StoreError, match=r"have fingerprint .* and the run was trained on"):
+    with pytest.raises(StoreError, match=r"are not those that the run was trained on"):
         evaluate_run(result, other.open())
     for head in ("vcs+pose", HeadConfig(modalities="P+T"), "vcs"):
         with pytest.raises(MissingError, match=r"holds no clip features; add them with: .* --modality clip"):
