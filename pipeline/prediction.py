@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
+from pipeline.files import UnwrittenError
 from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
 from pipeline.head.fused import is_fused, read_fused
@@ -145,9 +146,7 @@ def predict(
         said += [_predicted(path, by_slot[slot], computed.rows[slot], recorded, top) for slot, path in enumerate(batch)]
         progress.advance(len(batch))
     progress.end()
-    if figure is not None and drawn:
-        draw_strips(drawn[:MAX_STRIPS], Path(figure))
-    return Predictions(
+    result = Predictions(
         run=str((fused or recorded).directory or ""),
         head=" with ".join(of.config.head for of in runs),
         class_names=recorded.class_names,
@@ -155,6 +154,13 @@ def predict(
         scores=np.concatenate(scores),
         warnings=(NOT_CALIBRATED, *(line for line in recorded.warnings if "random weights" in line)),
     )
+    if figure is not None and drawn:
+        try:
+            draw_strips(drawn[:MAX_STRIPS], Path(figure))
+        except UnwrittenError as error:
+            error.result = result
+            raise
+    return result
 
 
 def _graphs(places: Sequence[FeatureStore], selections: Sequence[Selection], **how: Any) -> list[Graph]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.head import data
-from pipeline.head.checkpoint import load_head, load_predictions, prepare_directory, read_run, write_run
+from pipeline.head.checkpoint import load_head, load_predictions, read_run, run_directory, write_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.inner import tune as tune_on
@@ -28,13 +29,14 @@ from pipeline.head.selection import (
     recorded_texts,
     select,
     text_sets,
+    usable_slots,
 )
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
 from stages.device import resolve_device
 from store.errors import MissingError, StoreError, UsageError, one_of
-from store.reader import FeatureStore
+from store.reader import SUBSETS, FeatureStore
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,17 @@ def train_head(
     check_epochs(job.config, training)
     training = training.on(job.device)
     splits = chosen_splits(job.store, split)
+    check_videos(job, splits)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
-    prepare_directory(directory)
+    with run_directory(directory):
+        result, heads, predictions = _train(job, splits, seeds, training, tune, progress)
+        return write_run(directory, result, heads, predictions)
 
+
+def _train(
+    job: Job, splits: Sequence[int], seeds: int, training: TrainConfig, tune: bool, progress: Progress | None
+) -> tuple[RunResult, dict[tuple[int, int], Head], list[Prediction]]:
+    """What ``train_head`` writes: the result, the heads by split and seed, and their predictions."""
     curves = LossCurves(progress)
     heads: dict[tuple[int, int], Head] = {}
     predictions, scores, warnings, tuning = [], [], [], {}
@@ -177,7 +187,7 @@ def train_head(
     result = make_result(
         job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
     )
-    return write_run(directory, result, heads, predictions)
+    return result, heads, predictions
 
 
 def _rounds(
@@ -283,6 +293,20 @@ def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
     number = int(split) if isinstance(split, str) and split.isdecimal() else split
     one_of("split", number, allowed)
     return [int(number)]
+
+
+def check_videos(job: Job, splits: Sequence[int]) -> None:
+    """Raise ``MissingError`` where a split has no videos to train or to test on: before hours of work, not after."""
+    store, usable = job.store, set(usable_slots(job.store, job.selection))
+    for split, subset in product(splits, SUBSETS):
+        slots = store.selected(split, subset)
+        if not slots:
+            raise MissingError(
+                f"split {split} of {store.url} has no {subset} videos; name another --split, or list some in the "
+                "manifest or the splits and extract again"
+            )
+        if usable.isdisjoint(slots):
+            raise data.no_features(store, f"{subset} of split {split}")
 
 
 def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:

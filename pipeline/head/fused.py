@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import UnwrittenError, is_empty, put_together, settle
 from pipeline.head.checkpoint import (
     load_head,
     predictions_table,
-    put_file,
     put_predictions,
+    put_record,
     read_run,
     weights_digest,
 )
@@ -48,25 +49,27 @@ class FusedRun:
 def write_fused(directory: str | os.PathLike[str], result: LateResult) -> None:
     """Keep a fusion in a directory, which may hold an older one. Raises ``UsageError`` where it holds something
     else."""
-    folder = Path(directory)
-    check_place(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    check_place(directory)
     table = predictions_table(result.predictions, result.class_names)
-    put_predictions(folder, table)
-    text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    put_file(folder / RECORD, lambda path: path.write_text(text + "\n"))
+    try:
+        with put_together(Path(directory), RECORD) as folder:
+            put_predictions(folder, table)
+            put_record(folder / RECORD, result.to_dict())
+    except UnwrittenError as error:
+        error.result = result
+        raise
 
 
 def check_place(directory: str | os.PathLike[str]) -> None:
     """Raise ``UsageError`` where a directory holds something else than a fusion."""
     folder = Path(directory)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file()):
+    if folder.is_file() or (folder.is_dir() and not is_empty(folder) and not is_fused(folder)):
         raise UsageError(f"out is {folder}, which holds no late fusion; name another directory")
 
 
 def is_fused(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds a fusion of runs."""
+    settle(Path(directory), RECORD)
     return (Path(directory) / RECORD).is_file()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import Vilp
+from disks import tmpfs
 from made_up_heads import MadeUpStore
 
 from pipeline.studies import STUDIES
@@ -63,6 +64,26 @@ def test_a_run_is_repeated_from_its_settings_after_a_text_set_was_added(run: Vil
     again = run("train-head", "--config", "run/train-head.toml", "--out", "again", "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["files"] == first["files"]
+
+
+def test_figures_are_shown_though_the_run_cannot_be_written(run: Vilp, store: str, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "8k") as small:
+        made = run(
+            *("train-head", "--store", store, "--head", "attn", "--frames", "4", "--epochs", "1", "--device", "cpu"),
+            *("--out", str(small / "run")),
+        )
+        assert made.code == 1
+        assert "mean of splits: top-1" in made.out
+        assert "next:" not in made.out
+        (error,) = (line for line in made.err.splitlines() if line.startswith("error"))
+        assert error.startswith(f"error: cannot write {small / 'run'}"), error
+        assert "No space left on device" in error
+        assert list(small.iterdir()) == []
+        study = run("study", "frames", "--store", store, "--epochs", "1", "--seeds", "1", "--out", str(small / "study"))
+        assert study.code == 1
+        assert "Verdict" in study.out
+        assert f"error: cannot write {small / 'study' / 'frames.png'}: No space left on device" in study.err
+        assert not list((small / "study").iterdir())
 
 
 def test_a_video_model_and_late_fusion(run: Vilp, store: str) -> None:

@@ -1,14 +1,18 @@
 """Training runs from a store on the disk, their directories, and what is refused."""
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import made_up_heads
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.files import UnwrittenError
 from pipeline.head import RunResult, TrainConfig, evaluate_run, selection, train_head
 from pipeline.head import data as head_data
 from pipeline.head import evaluate as head_evaluate
@@ -346,6 +350,59 @@ def test_a_run_may_replace_a_run_and_default_names_are_free(make_store, tmp_path
     replaced = train_head(store, head="mean", out=first.directory, seeds=2, **FAST)
     assert evaluate_run(first.directory).config.head == "mean"
     assert replaced.summaries[0].interval[0] <= replaced.top1 <= replaced.summaries[0].interval[1]
+
+
+def test_a_run_that_cannot_be_written_leaves_the_one_that_was_there(make_store, tmp_path, monkeypatch):
+    store = make_store().open()
+    train_head(store, head="vcs", seeds=2, out=tmp_path / "run", **FAST)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UnwrittenError, match=r"^cannot write .*safetensors: No space left on device") as caught:
+            train_head(store, head="mean", out=tmp_path / "run", **FAST)
+        with pytest.raises(UnwrittenError):
+            train_head(store, head="mean", out=tmp_path / "other", **FAST)
+    assert caught.value.result.summaries
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert not (tmp_path / "other").exists()
+    train_head(store, head="mean", out=tmp_path / "run", **FAST)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"run.json", "predictions.parquet", "split1-seed0.safetensors"}
+    # Stopped between its last file and its place: the next one who looks finds it.
+    (tmp_path / "run" / ".new").mkdir()
+    (tmp_path / "run" / "run.json").rename(tmp_path / "run" / ".new" / "run.json")
+    assert evaluate_run(tmp_path / "run").reproduced
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "full")
+
+
+def test_splits_without_videos_are_refused_before_any_training(make_store, tmp_path):
+    made = make_store(train_classes=0)
+    with pytest.raises(MissingError, match=r"^split 1 of .* has no train videos; name another --split, or list some"):
+        train_head(made.open(), head="vcs", split="all", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    store = make_store("whole").open()
+    column = store.plan.videos.column_names.index("split2")
+    trained = store.plan.videos.set_column(column, "split2", pa.array(["train"] * len(store.plan.videos)))
+    object.__setattr__(store.plan, "videos", trained)
+    with pytest.raises(MissingError, match=r"^split 2 of .* has no test videos"):
+        train_head(store, head="vcs", split="all", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    lost = make_store("lost").open()
+    lost.usable = lambda groups: lost.selected(1, "train")
+    with pytest.raises(MissingError, match=r"^test of split 1 has no video with features"):
+        train_head(lost, head="vcs", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_fails_leaves_no_folder(make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(head_evaluate, "fit_runs", full)
+    for name in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(OSError, match="full"):
+            train_head(make_store(name + " store").open(), head="vcs", out=tmp_path / name, **FAST)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there").is_dir()
 
 
 def test_progress_is_told_epoch_by_epoch(make_store, tmp_path):
