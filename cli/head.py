@@ -386,11 +386,11 @@ def _show_zero_shot(found: Any, json: bool, print_result: Any) -> None:
         f"all {found.videos} videos, {found.classes} classes: top-1 {found.everything['top1']:.1%} "
         f"(95% interval {low:.1%} to {high:.1%})"
     )
-    half = found.to_dict()["half_mean"]
-    print_result(
-        f"half of the classes ({half['classes']}), {len(found.half)} draws: top-1 {half['top1']:.1%}, "
-        f"standard deviation {half['std']:.1%}"
-    )
+    if half := found.to_dict()["half_mean"]:
+        print_result(
+            f"half of the classes ({half['classes']}), {len(found.half)} draws: top-1 {half['top1']:.1%}, "
+            f"standard deviation {half['std']:.1%}"
+        )
     for warning in found.warnings:
         print_result(f"note: {warning}")
 

@@ -31,6 +31,7 @@ from store.printable import command
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
+FUSED = "late.json"  # the record of a late fusion, in its place: see ``pipeline.head.fused``
 
 
 def checkpoint_name(split: int, seed: int) -> str:
@@ -88,12 +89,18 @@ def write_run(
 
 
 def read_run(directory: str | os.PathLike[str]) -> RunResult:
-    """The record of a run. Raises ``MissingError`` where there is none."""
+    """The record of a run. Raises ``MissingError`` where there is none, ``UsageError`` where it is a late fusion."""
     path = Path(directory) / RECORD
     settle(path.parent, RECORD)
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
+        if (path.parent / FUSED).is_file():
+            ask = command("predict", "VIDEO", "--run", str(directory))
+            raise UsageError(
+                f"{directory} holds a late fusion of evaluate --late, whose figures are in {path.parent / FUSED}, and "
+                f"no run of a head; ask it about videos with: {ask}; or name one of the runs that it fuses"
+            ) from None
         make = command("train-head", "--out", str(directory))
         raise MissingError(f"no run in {directory}; make one with: {make}") from None
     except ValueError as error:

@@ -228,7 +228,7 @@ def evaluate_run(
     ``allow_mismatch`` other numbers of the same shapes and classes are taken.
     """
     recorded = run if isinstance(run, RunResult) else read_run(run)
-    opened = open_store(store if store is not None else recorded.selection.store)
+    opened = store_of(recorded, store)
     if opened.class_names != recorded.class_names:
         raise StoreError(
             f"the run was trained on {len(recorded.class_names)} classes of {recorded.selection.dataset} and "
@@ -270,6 +270,22 @@ def evaluate_run(
     same_views = selection.views == recorded.selection.views
     reproduced = _same(load_predictions(recorded), predictions) if same_views else None
     return replace(result, directory=recorded.directory, files=recorded.files, reproduced=reproduced)
+
+
+def store_of(run: RunResult, store: FeatureStore | str | os.PathLike[str] | None = None) -> FeatureStore:
+    """The store that a run was trained from: where it was then, unless ``store`` says where it is now. Raises
+    ``MissingError`` where there is none."""
+    place = run.selection.store if store is None else store
+    try:
+        return open_store(place)
+    except StoreError as error:
+        if error.kind != "store-missing":
+            raise
+        raise MissingError(
+            f"no store at {place}, from which the run was trained; where it moved, name its place with --store to "
+            "evaluate and predict, or put it back",
+            kind="missing-data",
+        ) from None
 
 
 def check_epochs(config: HeadConfig, training: TrainConfig) -> None:

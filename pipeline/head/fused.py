@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.files import UnwrittenError, is_empty, put_together, settle
 from pipeline.head.checkpoint import (
+    FUSED,
     load_head,
     predictions_table,
     put_predictions,
@@ -23,8 +24,6 @@ from pipeline.head.models import Head
 from pipeline.head.results import RunResult
 from store.errors import StoreError, UsageError, one_of
 from store.printable import command
-
-RECORD = "late.json"
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ def write_fused(directory: str | os.PathLike[str], result: LateResult) -> None:
     check_place(directory)
     table = predictions_table(result.predictions, result.class_names)
     try:
-        with put_together(Path(directory), RECORD) as folder:
+        with put_together(Path(directory), FUSED) as folder:
             put_predictions(folder, table)
-            put_record(folder / RECORD, result.to_dict())
+            put_record(folder / FUSED, result.to_dict())
     except UnwrittenError as error:
         error.result = result
         raise
@@ -69,8 +68,8 @@ def check_place(directory: str | os.PathLike[str]) -> None:
 
 def is_fused(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds a fusion of runs."""
-    settle(Path(directory), RECORD)
-    return (Path(directory) / RECORD).is_file()
+    settle(Path(directory), FUSED)
+    return (Path(directory) / FUSED).is_file()
 
 
 def read_fused(directory: str | os.PathLike[str]) -> FusedRun:
@@ -79,11 +78,11 @@ def read_fused(directory: str | os.PathLike[str]) -> FusedRun:
     folder = Path(directory)
     again = command("evaluate", "--run", "RUN", "--late", "RUN", "--out", str(folder))
     try:
-        found = json.loads((folder / RECORD).read_text())
+        found = json.loads((folder / FUSED).read_text())
     except ValueError as error:
-        raise StoreError(f"{folder / RECORD} is damaged ({error}); fuse again: {again}", kind="store-corrupt") from None
+        raise StoreError(f"{folder / FUSED} is damaged ({error}); fuse again: {again}", kind="store-corrupt") from None
     if found.get("format") != FORMAT or found.get("version") != 1:
-        raise StoreError(f"{folder / RECORD} is no late fusion of version 1; fuse again: {again}", kind="store-version")
+        raise StoreError(f"{folder / FUSED} is no late fusion of version 1; fuse again: {again}", kind="store-version")
     if found["other_run"] is None:
         raise UsageError(
             f"{folder} fuses with scores of {found['other']}, which no run here gives for other videos; fuse with a "
