@@ -36,6 +36,7 @@ from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
 from stages.device import resolve_device
 from store.errors import MissingError, StoreError, UsageError, one_of
+from store.printable import command
 from store.reader import SUBSETS, FeatureStore
 
 
@@ -317,9 +318,10 @@ def check_videos(job: Job, splits: Sequence[int]) -> None:
     for split, subset in product(splits, SUBSETS):
         slots = store.selected(split, subset)
         if not slots:
+            what = "training" if subset == "train" else "test"
             raise MissingError(
-                f"split {split} of {store.url} has no {subset} videos; name another --split, or list some in the "
-                "manifest or the splits and extract again"
+                f"split {split} of {store.url} has no {what} videos; name another --split, or list some for it and run "
+                f"{command('extract', '--store', store.url, '--update')}"
             )
         if usable.isdisjoint(slots):
             raise data.no_features(store, f"{subset} of split {split}")

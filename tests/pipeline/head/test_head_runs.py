@@ -380,7 +380,7 @@ def full(*_, **__):
 
 def test_splits_without_videos_are_refused_before_any_training(make_store, tmp_path):
     made = make_store(train_classes=0)
-    with pytest.raises(MissingError, match=r"^split 1 of .* has no train videos; name another --split, or list some"):
+    with pytest.raises(MissingError, match=r"^split 1 of .* has no training videos; name another --split, or list "):
         train_head(made.open(), head="vcs", split="all", out=tmp_path / "run", progress=pytest.fail, **FAST)
     store = make_store("whole").open()
     column = store.plan.videos.column_names.index("split2")
