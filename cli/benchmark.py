@@ -9,7 +9,7 @@ import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.console import as_json, make_progress, only_result_on_stdout, say, shown_anyway
 from cli.options import Json
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def benchmark(
             config = replace(config, videos=videos)
         if store_videos is not None:
             config = replace(config, store_videos=store_videos)
-        report = run_benchmarks(names or (), out=out, config=config, progress=make_progress())
+        with shown_anyway(_show):
+            report = run_benchmarks(names or (), out=out, config=config, progress=make_progress())
         keep_config(out)
         if json:
             print_result(as_json(report.to_dict()))

@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand
 
 from cli.console import say
+from pipeline.files import put_file
 from pipeline.settings import MARK, as_toml
 from store.errors import MissingError, UsageError, nearest
 from store.printable import command as shell_command
@@ -112,9 +113,7 @@ def keep_config(made: str | os.PathLike[str], **resolved: Any) -> None:
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         say(f"note: {path} was not written by vilp-pipe and stays; the settings of this run are not kept")
         return
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_bytes(text)
-    fresh.replace(path)
+    put_file(path, lambda fresh: fresh.write_bytes(text))
 
 
 def read_config(path: str, context: typer.Context) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pipeline.files import UnwrittenError
 from pipeline.progress import Progress
 from store.printable import UNPRINTABLE, printable
 
@@ -39,6 +40,17 @@ def only_result_on_stdout() -> Iterator[Any]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
+
+
+@contextlib.contextmanager
+def shown_anyway(show: Callable[[Any], None]) -> Iterator[None]:
+    """Show what took long to find even where it cannot be written, which stays an error."""
+    try:
+        yield
+    except UnwrittenError as error:
+        if error.result is not None:
+            show(error.result)
+        raise
 
 
 def as_json(value: Any) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, make_progress, only_result_on_stdout
+from cli.console import as_json, make_progress, only_result_on_stdout, shown_anyway
 from cli.options import (
     RUN,
     ClipGroup,
@@ -195,27 +195,29 @@ def train_head(
             precision=precision,
         )
         where = find_store(store)
-        result = train(
-            where,
-            head=config,
-            split=split if split == "all" or not split.isdecimal() else int(split),
-            frames=frames,
-            seeds=seeds,
-            epochs=epochs,
-            device=device,
-            out=out,
-            clip=clip,
-            pose=pose,
-            text=text,
-            video=video,
-            training=training,
-            tune=tune,
-            progress=epochs_on(make_progress()),
-        )
+        with shown_anyway(lambda result: _show(result, json, print_result)):
+            result = train(
+                where,
+                head=config,
+                split=split if split == "all" or not split.isdecimal() else int(split),
+                frames=frames,
+                seeds=seeds,
+                epochs=epochs,
+                device=device,
+                out=out,
+                clip=clip,
+                pose=pose,
+                text=text,
+                video=video,
+                training=training,
+                tune=tune,
+                progress=epochs_on(make_progress()),
+            )
         assert result.directory is not None
-        groups = {"clip": None, "pose": result.selection.pose, **result.selection.encoder_id}
-        keep_config(result.directory, store=where, **groups)
         _show(result, json, print_result)
+        read = result.selection
+        groups = {"clip": None, "pose": read.pose, "text": read.text, **read.encoder_id}
+        keep_config(result.directory, store=where, **groups)
 
 
 @app.command()
@@ -294,9 +296,11 @@ def evaluate(
                 run, late, annotations=late_annotations, device=device, progress=epochs_on(make_progress())
             )
             if out is not None:
-                write_fused(out, fused)
-                keep_config(out)
+                with shown_anyway(lambda result: _show_late(result, None, json, print_result)):
+                    write_fused(out, fused)
             _show_late(fused, out, json, print_result)
+            if out is not None:
+                keep_config(out)
         elif zero_shot or (run is not None and store is not None and crosses_datasets(run, store)):
             found = heads.zero_shot(
                 find_store(store) if run is None else store,
@@ -382,11 +386,11 @@ def _show_zero_shot(found: Any, json: bool, print_result: Any) -> None:
         f"all {found.videos} videos, {found.classes} classes: top-1 {found.everything['top1']:.1%} "
         f"(95% interval {low:.1%} to {high:.1%})"
     )
-    half = found.to_dict()["half_mean"]
-    print_result(
-        f"half of the classes ({half['classes']}), {len(found.half)} draws: top-1 {half['top1']:.1%}, "
-        f"standard deviation {half['std']:.1%}"
-    )
+    if half := found.to_dict()["half_mean"]:
+        print_result(
+            f"half of the classes ({half['classes']}), {len(found.half)} draws: top-1 {half['top1']:.1%}, "
+            f"standard deviation {half['std']:.1%}"
+        )
     for warning in found.warnings:
         print_result(f"note: {warning}")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.console import as_json, make_progress, only_result_on_stdout, say, shown_anyway
 from cli.options import Code, Device, Json, Run, complete_store
+
+if TYPE_CHECKING:
+    from pipeline.prediction import Predictions
 
 Opt = typer.Option
 
@@ -52,33 +56,36 @@ def predict(
             "pose_weights": pose_weights,
             "pose_config": pose_config,
         }
-        found = classify(
-            videos,
-            run=run,
-            store=store,
-            split=split,
-            top=top,
-            device=device,
-            weights=moved,
-            figure=figure,
-            code=code or (),
-            progress=make_progress(),
-        )
+        with shown_anyway(lambda found: _show(found, json, print_result)):
+            found = classify(
+                videos,
+                run=run,
+                store=store,
+                split=split,
+                top=top,
+                device=device,
+                weights=moved,
+                figure=figure,
+                code=code or (),
+                progress=make_progress(),
+            )
+        _show(found, json, print_result)
         if figure is not None:
             keep_config(figure)
-        if json:
-            print_result(as_json(found.to_dict()))
-        else:
-            for video in found.videos:
-                print_result(
-                    video.path + (" (ends early: far fewer frames decode than it claims)" if video.partial else "")
-                )
-                if video.error_kind:
-                    print_result(f"  {video.error_kind}: {video.error_message}")
-                for name, score in video.classes:
-                    print_result(f"  {score:6.1%}  {name}")
-            for warning in found.warnings:
-                print_result(f"note: {warning}")
     if all(video.error_kind for video in found.videos):
         say("error: no video could be used; see above for each")
         raise typer.Exit(1)
+
+
+def _show(found: Predictions, json: bool, print_result: Callable[[str], None]) -> None:
+    if json:
+        print_result(as_json(found.to_dict()))
+        return
+    for video in found.videos:
+        print_result(video.path + (" (ends early: far fewer frames decode than it claims)" if video.partial else ""))
+        if video.error_kind:
+            print_result(f"  {video.error_kind}: {video.error_message}")
+        for name, score in video.classes:
+            print_result(f"  {score:6.1%}  {name}")
+    for warning in found.warnings:
+        print_result(f"note: {warning}")

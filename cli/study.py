@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, only_result_on_stdout, say
+from cli.console import as_json, only_result_on_stdout, say, shown_anyway
 from cli.options import ClipGroup, Device, Frames, Json, PoseGroup, Split, Store, complete_head, complete_store, named
 from pipeline.studies import STUDIES
+
+if TYPE_CHECKING:
+    from pipeline.studies.report import Report
 
 Opt = typer.Option
 
@@ -77,12 +80,14 @@ def study(
             to=to,
             training=TrainConfig(epochs=epochs, precision=precision),
         )
-        report = run_study(name, config, out=out, told=say)
+
+        def show(report: Report) -> None:
+            for line in [as_json(report.to_dict())] if json else report.markdown.rstrip().split("\n"):
+                print_result(line)
+            for kind, path in () if json else report.files.items():
+                print_result(f"{kind}: {path}")
+
+        with shown_anyway(show):
+            report = run_study(name, config, out=out, told=say)
+        show(report)
         keep_config(Path(report.files["json"]).parent, store=config.store)
-        if json:
-            print_result(as_json(report.to_dict()))
-            return
-        for line in report.markdown.rstrip().split("\n"):
-            print_result(line)
-        for kind, path in report.files.items():
-            print_result(f"{kind}: {path}")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pipeline.files import put_file
 from stages.geometry import crop_of, to_view
 from stages.pose.coco import COCO_LIMBS
 
@@ -87,8 +88,6 @@ def draw_strips(strips: Sequence[Strip], out: Path | BinaryIO, *, dpi: int = 110
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    if isinstance(out, Path):
-        out.parent.mkdir(parents=True, exist_ok=True)
     heights = [(0.45 if strip.title else 0.2) + sum(_rows(strip).values()) for strip in strips]
     width = max(_CELL * len(strip.times) + (_PANEL if strip.verdict else 0.3) for strip in strips)
     with mpl.rc_context({"font.family": _families()}), warnings.catch_warnings():
@@ -98,7 +97,10 @@ def draw_strips(strips: Sequence[Strip], out: Path | BinaryIO, *, dpi: int = 110
             parts = figure.subfigures(len(strips), 1, height_ratios=heights, squeeze=False)[:, 0]
             for part, strip in zip(parts, strips, strict=True):
                 _draw(part, strip)
-            figure.savefig(out, dpi=dpi, format=format)
+            if isinstance(out, Path):
+                put_file(out, lambda path: figure.savefig(path, dpi=dpi, format=format))
+            else:
+                figure.savefig(out, dpi=dpi, format=format)
         finally:
             plt.close(figure)
 

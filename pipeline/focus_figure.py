@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.figure import RIGHT, Strip
+from pipeline.files import put_file
 
 _COLOURS = ("#8b93a1", "#3b6fd4", "tab:orange")
 _CELL = 1.5  # inches: the width of a frame
@@ -37,8 +38,7 @@ def draw_focus(strips: Sequence[Strip], weights: Mapping[str, np.ndarray], insid
                 _draw_frame(part.add_subplot(grid[0, column]), strip, column, bool(inside[number, column]))
             axis = part.add_subplot(grid[1, :])
             _draw_weights(axis, {name: found[number] for name, found in weights.items()}, inside[number])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110, format="png")
+        put_file(out, lambda path: figure.savefig(path, dpi=110, format="png"))
     finally:
         plt.close(figure)
 

@@ -16,7 +16,7 @@ from pipeline.head.checkpoint import read_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Selection
 from pipeline.head.results import RunResult
-from pipeline.head.selection import selected_groups
+from pipeline.head.selection import recorded_texts, selected_groups
 from pipeline.head.skeleton import motion_shares
 from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
@@ -95,13 +95,15 @@ def matching(run: RunResult, store: FeatureStore) -> Selection:
             "name the store that it was trained from with --store",
             kind="store-mismatch",
         )
+    # Heads hold the words that they were trained with: no text set is read.
     found = store.fingerprint(pose=run.selection.pose, **run.selection.encoder_id)
     return replace(run.selection, store=store.url, fingerprint=found)
 
 
 def changed(run: RunResult, store: FeatureStore) -> list[str]:
     """A line where a store has other features now than when a run was trained on it; else nothing."""
-    if matching(run, store).fingerprint == run.selection.fingerprint:
+    matching(run, store)
+    if recorded_texts(store, run.selection) is not None:
         return []
     return [
         f"the features in {store.url} are no longer those that the run was trained on: what its heads say of single "

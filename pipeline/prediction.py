@@ -13,8 +13,10 @@ import numpy as np
 from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
+from pipeline.files import UnwrittenError
 from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
+from pipeline.head.evaluate import store_of
 from pipeline.head.fused import is_fused, read_fused
 from pipeline.head.results import RunResult
 from pipeline.head.selection import Selection, needs_encoder
@@ -24,7 +26,7 @@ from pipeline.progress import Progress
 from stages.device import resolve_device
 from stages.types import VideoRef
 from store.commits import PARTIAL, QUARANTINED, CommitRow
-from store.errors import MissingError, StoreError, UsageError
+from store.errors import UsageError
 from store.reader import FeatureStore
 
 # Videos whose features are held at once: 135 MB of them with ViT-B/16 and 16 frames.
@@ -104,7 +106,7 @@ def predict(
         raise UsageError(f"top is {top}; allowed: 1 or more classes")
     fused = read_fused(run) if not isinstance(run, RunResult) and is_fused(run) else None
     runs = list(fused.runs) if fused else [run if isinstance(run, RunResult) else read_run(run)]
-    recorded, places = runs[0], [_settings(of, store) for of in runs]
+    recorded, places = runs[0], [store_of(of, store) for of in runs]
     settings = places[0]
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
     selections = [matching(of, place) for of, place in zip(runs, places, strict=True)]
@@ -145,9 +147,7 @@ def predict(
         said += [_predicted(path, by_slot[slot], computed.rows[slot], recorded, top) for slot, path in enumerate(batch)]
         progress.advance(len(batch))
     progress.end()
-    if figure is not None and drawn:
-        draw_strips(drawn[:MAX_STRIPS], Path(figure))
-    return Predictions(
+    result = Predictions(
         run=str((fused or recorded).directory or ""),
         head=" with ".join(of.config.head for of in runs),
         class_names=recorded.class_names,
@@ -155,6 +155,13 @@ def predict(
         scores=np.concatenate(scores),
         warnings=(NOT_CALIBRATED, *(line for line in recorded.warnings if "random weights" in line)),
     )
+    if figure is not None and drawn:
+        try:
+            draw_strips(drawn[:MAX_STRIPS], Path(figure))
+        except UnwrittenError as error:
+            error.result = result
+            raise
+    return result
 
 
 def _graphs(places: Sequence[FeatureStore], selections: Sequence[Selection], **how: Any) -> list[Graph]:
@@ -212,21 +219,6 @@ def _strips(store: FeatureStore, judgement: Judgement, run: RunResult, top: int,
 def _paths(store: FeatureStore, slots: Sequence[int]) -> list[str]:
     paths = store.videos["path"].to_pylist()
     return [paths[slot] for slot in slots]
-
-
-def _settings(run: RunResult, store: str | os.PathLike[str] | None) -> FeatureStore:
-    """The store that tells how the run's features are computed."""
-    url = os.fspath(store) if store is not None else run.selection.store
-    try:
-        return FeatureStore.open(url)
-    except StoreError as error:
-        if error.kind != "store-missing":
-            raise
-        raise MissingError(
-            f"no store at {url}, which tells how the features of the run were computed; name where it is now with "
-            "--store",
-            kind="missing-data",
-        ) from None
 
 
 def _known_ids(store: FeatureStore) -> dict[str, str]:

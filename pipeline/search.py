@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config import ExtractConfig
+from pipeline.files import put_file
 from pipeline.graph import make_graph
 from pipeline.head.functional import unit
 from pipeline.inspection import video_root
@@ -176,10 +177,7 @@ def write_page(store: FeatureStore, found: Found, path: Path, *, code: Collectio
         warning=warning,
         cards=cards,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(path)
+    put_file(path, lambda fresh: fresh.write_text(page, encoding="utf-8"))
     return path
 
 

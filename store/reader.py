@@ -139,15 +139,21 @@ class FeatureStore:
         alone = poses and clip is None and not any(g.modality.kind == "clip" for g in self._groups.values())
         return poses if alone else [self.group("clip", clip), *poses]
 
-    def fingerprint(self, *, clip: str | None = None, pose: str | None = None, video: str | None = None) -> str:
-        """SHA-256 over what identifies the numbers of the ``chosen_groups``, and of the text sets of a CLIP group:
-        their ids and the hashes of all committed array shards."""
+    def fingerprint(
+        self,
+        *,
+        clip: str | None = None,
+        pose: str | None = None,
+        video: str | None = None,
+        texts: Sequence[str] = (),
+    ) -> str:
+        """SHA-256 over what identifies the numbers of the ``chosen_groups``, and of the text sets ``texts`` (ids) of
+        the CLIP group among them: their ids and the hashes of all committed array shards."""
         groups = self.chosen_groups(clip, pose, video)
-        texts = [g for g in self._groups.values() if g.modality.parent == groups[0].path]
-        chosen = [groups[0], *texts, *groups[1:]]
+        sets = [find_group(self._groups, "text", text, parent=groups[0].path) for text in texts]
         parts = {
             g.path: {key: digest for shard in self.commits(g).objects.values() for key, digest in shard.items()}
-            for g in chosen
+            for g in (*groups, *sets)
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 

@@ -43,11 +43,11 @@ def unmount(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def tmpfs(target: Path) -> Iterator[Path]:
-    """A file system in memory at ``target``; skips the test where mounting is not allowed."""
+def tmpfs(target: Path, size: str = "") -> Iterator[Path]:
+    """A file system in memory at ``target``, of a size such as ``4k``; skips the test where mounting is not allowed."""
     target.mkdir(exist_ok=True)
     try:
-        mount("tmpfs", target)
+        mount("tmpfs", target, data=f"size={size}" if size else "")
     except OSError as error:
         pytest.skip(f"mounting is not allowed here, run as root to test this: {error}")
     try:

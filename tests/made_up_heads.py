@@ -1,5 +1,7 @@
 """Made-up features: as resident inputs with a known truth, and as a small store on the disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -258,6 +260,19 @@ class MadeUpStore:
                 for array in arrays.values():
                     array[lost] = np.nan
                 write_shard(objects, modality, shard, SHARD_LEN, arrays, rows)
+
+    def add_text(self, *templates):
+        """Give CLIP one more text set, with words of its own; its id."""
+        store = self.open()
+        first = next(g for g in store.groups.values() if g.modality.parent == self.clip.path)
+        record = {**first.modality.record, "templates": list(templates)}
+        text = replace(first.modality, record=record)
+        arrays = {name: store.whole(first, name) for name in text.arrays}
+        arrays["class_embeddings"] = np.roll(arrays["class_embeddings"], 1, axis=1)
+        with hold(self.objects, Part()) as lease:
+            add_modality(self.objects, self.plan, text, {}, {})
+            write_text_set(lease.guard(self.objects), text, arrays)
+        return text.id
 
     def _text(self, objects, clip, classes):
         kinds = np.tile([START, TEMPLATE, NAME, END, PAD, PAD, PAD], (1, 4, 1)).astype(np.int8)

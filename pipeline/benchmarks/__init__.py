@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison
+from pipeline.files import UnwrittenError, put_file
 from pipeline.progress import Progress
 from store.errors import one_of
 
@@ -113,6 +114,11 @@ def _write(out: Path, machine: Machine, comparisons: Sequence[Comparison], secon
     from pipeline.benchmarks.figure import draw_ratios
 
     report = Report(machine, tuple(comparisons), seconds, load, out / "benchmark.json", out / "benchmark.png")
-    draw_ratios(comparisons, machine.line, report.picture)
-    report.table.write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+    try:
+        draw_ratios(comparisons, machine.line, report.picture)
+        put_file(report.table, lambda path: path.write_text(text + "\n"))
+    except UnwrittenError as error:
+        error.result = report
+        raise
     return report

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.benchmarks.base import Comparison
+from pipeline.files import put_file
 
 OURS, THEIRS = "#2a6f97", "#b7bec8"
 
@@ -62,6 +63,5 @@ def draw_ratios(comparisons: Sequence[Comparison], machine: str, path: Path) -> 
         fontsize=9,
         x=0.5,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    put_file(path, lambda fresh: figure.savefig(fresh, dpi=110, format="png"))
     plt.close(figure)

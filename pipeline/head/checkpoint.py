@@ -1,27 +1,28 @@
 """A run directory: ``run.json``, ``predictions.parquet`` and one ``split<s>-seed<n>.safetensors`` a trained head (and,
 once features were made with it, one ``split<s>-seed<n>-folds.safetensors``: see ``Held``).
 
-Every file is put in place atomically, and ``run.json``, which holds the hashes of the others, goes last: a directory
-has a run if and only if it has that file.
+All are put in place together (see ``pipeline.files``), and ``run.json``, which holds the hashes of the others, goes
+last: a directory has a run if and only if it has that file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
+from pipeline.files import UnwrittenError, is_empty, put_file, put_together, settle, writing
 from pipeline.head.metrics import ranking
 from pipeline.head.models import Head, build_head
 from pipeline.head.results import Prediction, RunResult
@@ -30,6 +31,7 @@ from store.printable import command
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
+FUSED = "late.json"  # the record of a late fusion, in its place: see ``pipeline.head.fused``
 
 
 def checkpoint_name(split: int, seed: int) -> str:
@@ -37,16 +39,27 @@ def checkpoint_name(split: int, seed: int) -> str:
     return f"split{split}-seed{seed}.safetensors"
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make sure that a run can be written, before any work is done for it. An older run in it goes.
+@contextlib.contextmanager
+def run_directory(directory: Path) -> Iterator[None]:
+    """Make sure that a run can be written, before the block does any work for it. A directory that is made for it goes
+    again where none comes of it.
 
-    Raises ``UsageError`` where the directory holds something else.
+    Raises ``UsageError`` where the directory holds something other than a run.
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"out is {directory}, which is a file; name a directory")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / RECORD).is_file():
+    settle(directory, RECORD)
+    made = not directory.exists()
+    if not (made or is_empty(directory) or (directory / RECORD).is_file()):
         raise UsageError(f"out is {directory}, which is not empty and holds no run; name another directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made:
+                directory.rmdir()  # where it is empty
 
 
 def write_run(
@@ -54,28 +67,40 @@ def write_run(
 ) -> RunResult:
     """Write a run, replacing one that is there; returns the result with its directory and the hashes of its files.
 
-    ``heads`` are by split and seed.
+    ``heads`` are by split and seed. Raises ``UnwrittenError``, which has the result, where it cannot be written; a run
+    that was there then stays.
     """
-    for stale in (directory / RECORD, directory / PREDICTIONS, *directory.glob("split*-seed*.safetensors")):
-        stale.unlink(missing_ok=True)
     table = predictions_table(predictions, result.class_names)
-    files = {PREDICTIONS: put_predictions(directory, table)}
-    for (split, seed), head in heads.items():
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-        name = checkpoint_name(split, seed)
-        files[name] = put_file(directory / name, partial(save_file, tensors))
-    result = replace(result, directory=directory, files=files)
-    text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    put_file(directory / RECORD, lambda path: path.write_text(text + "\n"))
-    return result
+    try:
+        with put_together(directory, RECORD) as folder:
+            files = {PREDICTIONS: put_predictions(folder, table)}
+            for (split, seed), head in heads.items():
+                name = checkpoint_name(split, seed)
+                files[name] = _put_tensors(folder / name, head.state_dict())
+            written = replace(result, directory=directory, files=files)
+            put_record(folder / RECORD, written.to_dict())
+    except UnwrittenError as error:
+        error.result = result
+        raise
+    for path in directory.glob("split*-seed*.safetensors"):
+        if path.name not in files:  # of the run before
+            path.unlink()
+    return written
 
 
 def read_run(directory: str | os.PathLike[str]) -> RunResult:
-    """The record of a run. Raises ``MissingError`` where there is none."""
+    """The record of a run. Raises ``MissingError`` where there is none, ``UsageError`` where it is a late fusion."""
     path = Path(directory) / RECORD
+    settle(path.parent, RECORD)
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
+        if (path.parent / FUSED).is_file():
+            ask = command("predict", "VIDEO", "--run", str(directory))
+            raise UsageError(
+                f"{directory} holds a late fusion of evaluate --late, whose figures are in {path.parent / FUSED}, and "
+                f"no run of a head; ask it about videos with: {ask}; or name one of the runs that it fuses"
+            ) from None
         make = command("train-head", "--out", str(directory))
         raise MissingError(f"no run in {directory}; make one with: {make}") from None
     except ValueError as error:
@@ -88,6 +113,17 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
 def put_predictions(directory: Path, table: pa.Table) -> str:
     """Put a table of predictions (see ``predictions_table``) into a directory; returns the file's SHA-256 (hex)."""
     return put_file(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))
+
+
+def put_record(path: Path, record: Mapping[str, object]) -> None:
+    """Put the JSON of plain values into a file."""
+    text = json.dumps(record, indent=2, allow_nan=False)
+    put_file(path, lambda fresh: fresh.write_text(text + "\n"))
+
+
+def _put_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    return put_file(path, lambda fresh: fresh.write_bytes(data))
 
 
 def load_head(run: RunResult, split: int, seed: int) -> Head:
@@ -124,14 +160,10 @@ def held_name(split: int, seed: int) -> str:
 def write_held(run: RunResult, split: int, seed: int, heads: Sequence[Head], facts: Held) -> None:
     """Put the heads that were trained without a fold each beside the others of a run."""
     assert run.directory is not None
-    tensors = {
-        f"{fold}.{name}": tensor.detach().cpu().contiguous()
-        for fold, head in enumerate(heads)
-        for name, tensor in head.state_dict().items()
-    }
+    tensors = {f"{fold}.{name}": t for fold, head in enumerate(heads) for name, t in head.state_dict().items()}
     # One entry: safetensors writes several in any order, and the file's hash is the head's name.
     text = json.dumps(asdict(facts), sort_keys=True)
-    put_file(run.directory / held_name(split, seed), partial(save_file, tensors, metadata={"held": text}))
+    _put_tensors(run.directory / held_name(split, seed), tensors, {"held": text})
 
 
 def read_held(run: RunResult, split: int, seed: int) -> tuple[list[Head], Held, str] | None:
@@ -206,20 +238,3 @@ def _checked(run: RunResult, name: str) -> Path:
     if hashlib.sha256(path.read_bytes()).hexdigest() != run.files.get(name):
         raise StoreError(f"{path} is not as it was written; train again", kind="store-corrupt")
     return path
-
-
-def put_file(path: Path, write: Callable[[Path], object]) -> str:
-    """Write a file beside its place, make it durable and move it there; returns its SHA-256 (hex)."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        data = temporary.read_bytes()
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return hashlib.sha256(data).hexdigest()

@@ -173,10 +173,7 @@ def load_inputs(
         **(selection.encoder_id if direct else {}),
     )
     if not len(features):
-        where = f"{subset} of split {split}" if split is not None else store.dataset_name
-        raise MissingError(
-            f"{where} has no video with features in {store.url}; run {command('status', '--store', store.url)}"
-        )
+        raise no_features(store, f"{subset} of split {split}" if split is not None else store.dataset_name)
     positions = torch.arange(count) * stored // count
     tensors = {}
     for name, array in direct.items():
@@ -196,6 +193,13 @@ def load_inputs(
         frames=selection.frames if every_frame else None,
         flips=flips(store.class_names, selection.views),
         notes=notes,
+    )
+
+
+def no_features(store: FeatureStore, where: str) -> MissingError:
+    """The error that ``where``, a part of the dataset, has no video that can be read."""
+    return MissingError(
+        f"{where} has no video with features in {store.url}; run {command('status', '--store', store.url)}"
     )
 
 

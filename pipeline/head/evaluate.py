@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,30 @@ import torch
 from torch import Tensor
 
 from pipeline.head import data
-from pipeline.head.checkpoint import load_head, load_predictions, prepare_directory, read_run, write_run
+from pipeline.head.checkpoint import load_head, load_predictions, read_run, run_directory, write_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.inner import tune as tune_on
 from pipeline.head.models import Head
 from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
-from pipeline.head.selection import Selection, default_run_directory, load_side, open_store, select
+from pipeline.head.selection import (
+    Selection,
+    default_run_directory,
+    load_side,
+    open_store,
+    recorded_texts,
+    select,
+    text_sets,
+    usable_slots,
+)
 from pipeline.head.stack import together_pays
 from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
 from stages.device import resolve_device
 from store.errors import MissingError, StoreError, UsageError, one_of
-from store.reader import FeatureStore
+from store.printable import command
+from store.reader import SUBSETS, FeatureStore
 
 
 @dataclass(frozen=True)
@@ -129,9 +140,17 @@ def train_head(
     check_epochs(job.config, training)
     training = training.on(job.device)
     splits = chosen_splits(job.store, split)
+    check_videos(job, splits)
     directory = Path(out) if out is not None else default_run_directory(job.store, job.config.head)
-    prepare_directory(directory)
+    with run_directory(directory):
+        result, heads, predictions = _train(job, splits, seeds, training, tune, progress)
+        return write_run(directory, result, heads, predictions)
 
+
+def _train(
+    job: Job, splits: Sequence[int], seeds: int, training: TrainConfig, tune: bool, progress: Progress | None
+) -> tuple[RunResult, dict[tuple[int, int], Head], list[Prediction]]:
+    """What ``train_head`` writes: the result, the heads by split and seed, and their predictions."""
     curves = LossCurves(progress)
     heads: dict[tuple[int, int], Head] = {}
     predictions, scores, warnings, tuning = [], [], [], {}
@@ -169,7 +188,7 @@ def train_head(
     result = make_result(
         job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
     )
-    return write_run(directory, result, heads, predictions)
+    return result, heads, predictions
 
 
 def _rounds(
@@ -210,7 +229,7 @@ def evaluate_run(
     ``allow_mismatch`` other numbers of the same shapes and classes are taken.
     """
     recorded = run if isinstance(run, RunResult) else read_run(run)
-    opened = open_store(store if store is not None else recorded.selection.store)
+    opened = store_of(recorded, store)
     if opened.class_names != recorded.class_names:
         raise StoreError(
             f"the run was trained on {len(recorded.class_names)} classes of {recorded.selection.dataset} and "
@@ -254,6 +273,22 @@ def evaluate_run(
     return replace(result, directory=recorded.directory, files=recorded.files, reproduced=reproduced)
 
 
+def store_of(run: RunResult, store: FeatureStore | str | os.PathLike[str] | None = None) -> FeatureStore:
+    """The store that a run was trained from: where it was then, unless ``store`` says where it is now. Raises
+    ``MissingError`` where there is none."""
+    place = run.selection.store if store is None else store
+    try:
+        return open_store(place)
+    except StoreError as error:
+        if error.kind != "store-missing":
+            raise
+        raise MissingError(
+            f"no store at {place}, from which the run was trained; where it moved, name its place with --store to "
+            "evaluate and predict, or put it back",
+            kind="missing-data",
+        ) from None
+
+
 def check_epochs(config: HeadConfig, training: TrainConfig) -> None:
     """Raise ``UsageError`` for zero-shot with a head in which no words meet frames."""
     if training.epochs == 0 and not config.zero_shot:
@@ -275,6 +310,21 @@ def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
     number = int(split) if isinstance(split, str) and split.isdecimal() else split
     one_of("split", number, allowed)
     return [int(number)]
+
+
+def check_videos(job: Job, splits: Sequence[int]) -> None:
+    """Raise ``MissingError`` where a split has no videos to train or to test on: before hours of work, not after."""
+    store, usable = job.store, set(usable_slots(job.store, job.selection))
+    for split, subset in product(splits, SUBSETS):
+        slots = store.selected(split, subset)
+        if not slots:
+            what = "training" if subset == "train" else "test"
+            raise MissingError(
+                f"split {split} of {store.url} has no {what} videos; name another --split, or list some for it and run "
+                f"{command('extract', '--store', store.url, '--update')}"
+            )
+        if usable.isdisjoint(slots):
+            raise data.no_features(store, f"{subset} of split {split}")
 
 
 def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
@@ -303,22 +353,28 @@ def matching_selection(
             kind="store-mismatch",
         )
     poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
+    there = wanted.clip in (None, *clips) and wanted.pose in (None, *poses)
+    texts = recorded_texts(store, wanted) if there and not other_videos else None
+    if texts is None and not other_videos and not allow_mismatch:
+        raise StoreError(
+            f"the features in {store.url} are not those that the run was trained on (fingerprint "
+            f"{wanted.fingerprint[:12]}); train again, or give --allow-mismatch to evaluate",
+            kind="store-mismatch",
+        )
+    if wanted.text is None:
+        text = texts[0] if texts else None
+    else:
+        text = wanted.text if there and not other_videos and wanted.text in text_sets(store, wanted) else None
     selection = select(
         store,
         config,
         frames=wanted.frames,
         clip=wanted.clip if wanted.clip in clips else None,
         pose=wanted.pose if wanted.pose in poses else None,
-        text=None if other_videos else wanted.text,
+        text=text,
         views=views or (None if other_videos else wanted.views),
     )
-    if not other_videos and selection.fingerprint != wanted.fingerprint and not allow_mismatch:
-        raise StoreError(
-            f"the features in {store.url} have fingerprint {selection.fingerprint[:12]} and the run was trained on "
-            f"{wanted.fingerprint[:12]}; train again, or allow the mismatch",
-            kind="store-mismatch",
-        )
-    return selection
+    return selection if texts is None else replace(selection, fingerprint=wanted.fingerprint)
 
 
 def check_sizes(run: RunResult, test: Inputs, store: FeatureStore) -> None:

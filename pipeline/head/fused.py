@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import UnwrittenError, is_empty, put_together, settle
 from pipeline.head.checkpoint import (
+    FUSED,
     load_head,
     predictions_table,
-    put_file,
     put_predictions,
+    put_record,
     read_run,
     weights_digest,
 )
@@ -22,8 +24,6 @@ from pipeline.head.models import Head
 from pipeline.head.results import RunResult
 from store.errors import StoreError, UsageError, one_of
 from store.printable import command
-
-RECORD = "late.json"
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,28 @@ class FusedRun:
 def write_fused(directory: str | os.PathLike[str], result: LateResult) -> None:
     """Keep a fusion in a directory, which may hold an older one. Raises ``UsageError`` where it holds something
     else."""
-    folder = Path(directory)
-    check_place(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    check_place(directory)
     table = predictions_table(result.predictions, result.class_names)
-    put_predictions(folder, table)
-    text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    put_file(folder / RECORD, lambda path: path.write_text(text + "\n"))
+    try:
+        with put_together(Path(directory), FUSED) as folder:
+            put_predictions(folder, table)
+            put_record(folder / FUSED, result.to_dict())
+    except UnwrittenError as error:
+        error.result = result
+        raise
 
 
 def check_place(directory: str | os.PathLike[str]) -> None:
     """Raise ``UsageError`` where a directory holds something else than a fusion."""
     folder = Path(directory)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file()):
+    if folder.is_file() or (folder.is_dir() and not is_empty(folder) and not is_fused(folder)):
         raise UsageError(f"out is {folder}, which holds no late fusion; name another directory")
 
 
 def is_fused(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory holds a fusion of runs."""
-    return (Path(directory) / RECORD).is_file()
+    settle(Path(directory), FUSED)
+    return (Path(directory) / FUSED).is_file()
 
 
 def read_fused(directory: str | os.PathLike[str]) -> FusedRun:
@@ -76,11 +78,11 @@ def read_fused(directory: str | os.PathLike[str]) -> FusedRun:
     folder = Path(directory)
     again = command("evaluate", "--run", "RUN", "--late", "RUN", "--out", str(folder))
     try:
-        found = json.loads((folder / RECORD).read_text())
+        found = json.loads((folder / FUSED).read_text())
     except ValueError as error:
-        raise StoreError(f"{folder / RECORD} is damaged ({error}); fuse again: {again}", kind="store-corrupt") from None
+        raise StoreError(f"{folder / FUSED} is damaged ({error}); fuse again: {again}", kind="store-corrupt") from None
     if found.get("format") != FORMAT or found.get("version") != 1:
-        raise StoreError(f"{folder / RECORD} is no late fusion of version 1; fuse again: {again}", kind="store-version")
+        raise StoreError(f"{folder / FUSED} is no late fusion of version 1; fuse again: {again}", kind="store-version")
     if found["other_run"] is None:
         raise UsageError(
             f"{folder} fuses with scores of {found['other']}, which no run here gives for other videos; fuse with a "

@@ -172,7 +172,7 @@ def late_fusion(
         other_run=theirs.directory,
         class_names=recorded.class_names,
         splits=tuple(splits),
-        warnings=(*recorded.warnings, *theirs.warnings, *few),
+        warnings=tuple(dict.fromkeys((*recorded.warnings, *theirs.warnings, *few))),
         environment=environment(mine.job.device),
         gains={name: _gain(parts["fused"], parts[name]) for name in ("head", "other")},
         predictions=tuple(parts["fused"]),

@@ -13,10 +13,10 @@ import torch
 
 from pipeline.head.checkpoint import load_predictions, read_run, weights_digest
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, matching_selection
+from pipeline.head.evaluate import Job, matching_selection, store_of
 from pipeline.head.models import Head
 from pipeline.head.results import Prediction, RunResult
-from pipeline.head.selection import load_side, open_store
+from pipeline.head.selection import load_side
 from pipeline.head.train import EpochReport, Progress, Run, fit_runs, new_head, predict
 from stages.device import resolve_device
 from stages.pose.imports.scores import ClassScores, read_scores
@@ -70,7 +70,7 @@ class RunScores:
     cross_fitted = True
 
     def __init__(self, run: RunResult, device: str, progress: Progress | None = None) -> None:
-        store = open_store(run.selection.store)
+        store = store_of(run)
         selection = matching_selection(run, store, run.config, False)
         self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
         text = load_side(store, selection, run.config)
@@ -287,6 +287,12 @@ def other_scores(
         return theirs
     merged: dict[str, ClassScores] = {}
     for path in paths:
+        if not path.exists():
+            raise MissingError(
+                f"late is {str(path)!r}, and there is no such run or file; allowed: the folder of a run, posefeat, "
+                "posefeat/ID, or files of class scores that mmaction2 dumped",
+                kind="missing-data",
+            )
         merged |= read_scores(path, None if annotations is None else Path(annotations))
     name, videos = ", ".join(path.name for path in paths), mine.job.store.videos
     labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))

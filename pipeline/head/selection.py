@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Selection:
     """Which features of a store a head reads: full ids of the groups, T' and the fingerprint of the numbers.
 
     ``clip`` is the group of the image encoder, or of the video model where ``encoder`` says so; T' is then K. It is
-    None where the head reads skeletons alone and the store has no CLIP.
+    None where the head reads skeletons alone and the store has no CLIP. ``text`` is the text set of CLIP; None without.
     """
 
     store: str
@@ -124,7 +125,9 @@ def select(
         one_of("views", view, there)
     pose_group = _pose_group(store, config, pose)
     pose_id = pose_group.modality.id if pose_group else None
-    texts = find_group(store.groups, "text", text, parent=encoder.path) if encoder and text is not None else None
+    text_id = None
+    if encoder and (config.encoder == "clip" or text is not None):
+        text_id = find_group(store.groups, "text", text, parent=encoder.path).modality.id
     selected = {config.encoder: encoder.modality.id if encoder else None}
     return Selection(
         store=store.url,
@@ -133,8 +136,8 @@ def select(
         pose=pose_id,
         frames=frames,
         views=tuple(views or there),
-        fingerprint=store.fingerprint(pose=pose_id, **selected),
-        text=texts.modality.id if texts else None,
+        fingerprint=store.fingerprint(pose=pose_id, texts=[text_id] if text_id else [], **selected),
+        text=text_id,
         encoder=config.encoder,
     )
 
@@ -153,6 +156,25 @@ def encoder_record(store: FeatureStore, selection: Selection) -> Mapping[str, An
     """What the encoder's group says of itself, whatever there is of it."""
     encoder = encoder_group(store, selection)
     return {"weights": {}} if encoder is None else encoder.modality.record
+
+
+def text_sets(store: FeatureStore, selection: Selection) -> list[str]:
+    """Ids of all text sets of the CLIP group that a head reads."""
+    encoder = encoder_group(store, selection)
+    found = [group.modality for group in store.groups.values() if group.modality.kind == "text"]
+    return [text.id for text in found if encoder is not None and text.parent == encoder.path]
+
+
+def recorded_texts(store: FeatureStore, recorded: Selection) -> tuple[str, ...] | None:
+    """The text sets with which the features that a run read still have its fingerprint; None where they have changed.
+
+    They are the one that the run read. Runs that do not record it have all in their fingerprint that the store had at
+    the time, which was one unless it was named.
+    """
+    sets = text_sets(store, recorded)
+    groups = {"pose": recorded.pose, **recorded.encoder_id}
+    subsets = (texts for count in range(len(sets) + 1) for texts in combinations(sets, count))
+    return next((texts for texts in subsets if store.fingerprint(texts=texts, **groups) == recorded.fingerprint), None)
 
 
 def stored_frames(encoder: Group) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline.files import put_file
 from pipeline.head.checkpoint import read_run
 from pipeline.report.facts import gather
 from pipeline.report.page import page
@@ -45,6 +46,6 @@ def write_report(
         )
     facts = gather(recorded, opened, examples=examples, notes=notes, code=code)
     path = Path(out) if out is not None else Path(run) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(facts), encoding="utf-8")
+    text = page(facts)
+    put_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
     return path

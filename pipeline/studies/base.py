@@ -11,7 +11,7 @@ import torch
 
 from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, chosen_splits, make_job
+from pipeline.head.evaluate import Job, check_videos, chosen_splits, make_job
 from pipeline.head.metrics import hits
 from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment, leaks
 from pipeline.head.selection import coverage, random_weights
@@ -61,7 +61,9 @@ class StudyConfig:
         return make_job(self.store, config, device=self.device, **given)
 
     def splits(self, job: Job) -> list[int]:
-        return chosen_splits(job.store, self.split)
+        splits = chosen_splits(job.store, self.split)
+        check_videos(job, splits)
+        return splits
 
 
 def without_pose(config: HeadConfig) -> HeadConfig:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import UnwrittenError, put_file
 from pipeline.studies.verdict import MARGIN, Gain
 from store.errors import UsageError
 
@@ -76,21 +75,25 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> Report:
-    """Write table, picture and verdict; returns the report with the paths of its files by kind."""
+    """Write table, picture and verdict; returns the report with the paths of its files by kind. Raises
+    ``UnwrittenError``, which has the report, where they cannot be written."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
-    folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(layout="constrained")
     report.draw(figure)
     paths = {kind: folder / f"{report.study}.{kind}" for kind in ("json", "md", "png")}
     written = Report(**{**vars(report), "files": {kind: str(path) for kind, path in paths.items()}})
-    _put(paths["png"], lambda file: figure.savefig(file, dpi=120, format="png"))
-    _put(paths["md"], lambda file: Path(file).write_text(written.markdown))
     text = json.dumps(_plain(written.to_dict()), indent=2, allow_nan=False)
-    _put(paths["json"], lambda file: Path(file).write_text(text + "\n"))
+    try:
+        put_file(paths["png"], lambda path: figure.savefig(path, dpi=120, format="png"))
+        put_file(paths["md"], lambda path: path.write_text(written.markdown))
+        put_file(paths["json"], lambda path: path.write_text(text + "\n"))
+    except UnwrittenError as error:
+        error.result = report
+        raise
     return written
 
 
@@ -164,15 +167,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _put(path: Path, write: Callable[[str], object]) -> None:
-    """Write a file beside its place and move it there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        write(name)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.head.data import load_inputs
+from pipeline.head.evaluate import chosen_splits
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
 from pipeline.head.selection import encoder_record, load_side, open_store, select
@@ -46,7 +47,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
-    splits = config.splits(job)
+    splits = chosen_splits(job.store, config.split)  # which may have no test videos: others are tested
     plain = new_head(off.text_stream, test.only(off.text_stream.inputs), text)
     untrained = np.stack([hits(predict(plain, test.only(off.text_stream.inputs)).numpy(), labels)] * config.seeds)
     results: dict[str, list[np.ndarray]] = {"untrained, video + text": [untrained] * len(splits)}

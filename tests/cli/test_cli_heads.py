@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import Vilp
+from disks import tmpfs
 from made_up_heads import MadeUpStore
 
 from pipeline.studies import STUDIES
@@ -53,6 +54,38 @@ def test_a_run_from_training_to_every_test(run: Vilp, store: str, other: str) ->
     assert "learnt on made-up, 2 heads" in run("evaluate", "--run", "run", "--store", other, "--device", "cpu").out
 
 
+def test_a_run_is_repeated_from_its_settings_after_a_text_set_was_added(run: Vilp, tmp_path: Path) -> None:
+    made = MadeUpStore(tmp_path / "own", pose=False)
+    options = ("--frames", "4", "--epochs", "1", "--device", "cpu")
+    assert run("train-head", "--store", str(made.root), "--head", "vcs", *options, "--out", "run").code == 0
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert f'text = "{first["features"]["text"]}"' in (tmp_path / "run" / "train-head.toml").read_text()
+    made.add_text("a {}")
+    again = run("train-head", "--config", "run/train-head.toml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["files"] == first["files"]
+
+
+def test_figures_are_shown_though_the_run_cannot_be_written(run: Vilp, store: str, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "8k") as small:
+        made = run(
+            *("train-head", "--store", store, "--head", "attn", "--frames", "4", "--epochs", "1", "--device", "cpu"),
+            *("--out", str(small / "run")),
+        )
+        assert made.code == 1
+        assert "mean of splits: top-1" in made.out
+        assert "next:" not in made.out
+        (error,) = (line for line in made.err.splitlines() if line.startswith("error"))
+        assert error.startswith(f"error: cannot write {small / 'run'}"), error
+        assert "No space left on device" in error
+        assert list(small.iterdir()) == []
+        study = run("study", "frames", "--store", store, "--epochs", "1", "--seeds", "1", "--out", str(small / "study"))
+        assert study.code == 1
+        assert "Verdict" in study.out
+        assert f"error: cannot write {small / 'study' / 'frames.png'}: No space left on device" in study.err
+        assert not list((small / "study").iterdir())
+
+
 def test_a_video_model_and_late_fusion(run: Vilp, store: str) -> None:
     options = ("--store", store, "--epochs", "2", "--frames", "4", "--device", "cpu")
     clips = run("train-head", *options, "--head", "mean", "--video", "small", "--out", "clips", "--json")
@@ -71,12 +104,48 @@ def test_a_video_model_and_late_fusion(run: Vilp, store: str) -> None:
     assert json.loads(again.out)["features"] == json.loads(clips.out)["features"]
 
 
+def test_what_is_not_where_it_should_be_is_told_with_the_way_out(run: Vilp, tmp_path: Path) -> None:
+    made = MadeUpStore(tmp_path / "own", train_classes=3)
+    options = ("--store", str(made.root), "--epochs", "1", "--frames", "4", "--device", "cpu")
+    for head in ("vcs", "pose"):
+        assert run("train-head", *options, "--head", head, "--out", head).code == 0
+    fused = run("evaluate", "--run", "vcs", "--late", "pose", "--out", "late", "--device", "cpu")
+    assert fused.code == 0, fused.err
+    notes = [line for line in fused.out.splitlines() if line.startswith("note: no training video")]
+    assert len(notes) == len(set(notes)) == 1
+    for command in ("evaluate", "report", "inspect"):
+        more = ("--store", str(made.root), "--random", "1") if command == "inspect" else ()
+        found = run(command, "--run", "late", *more)
+        assert found.code == 2
+        assert "late holds a late fusion" in found.err
+        assert "vilp-pipe predict VIDEO --run late" in found.err
+        assert "train-head" not in found.err
+    nothing = run("evaluate", "--run", "vcs", "--late", "poes", "--device", "cpu")
+    assert "late is 'poes', and there is no such run or file; allowed: the folder of a run" in nothing.err
+    made.root.rename(tmp_path / "moved")
+    for more in ((), ("--late", "pose"), ("--few-shot", "1")):
+        gone = run("evaluate", "--run", "vcs", "--device", "cpu", *more)
+        assert gone.code == 1
+        assert f"no store at {made.root}, from which the run was trained" in gone.err
+        assert "--store" in gone.err
+        assert "extract" not in gone.err
+    again = run("evaluate", "--run", "vcs", "--store", str(tmp_path / "moved"), "--device", "cpu")
+    assert "to the bit: yes" in again.out, again.err
+
+
 def test_zero_shot_needs_no_run(run: Vilp, store: str) -> None:
     found = run("evaluate", "--zero-shot", "--store", store, "--head", "mean", "--frames", "4", "--device", "cpu")
     assert found.code == 0, found.err
     assert "zero-shot on made-up: head mean, untrained" in found.out
     assert "half of the classes (2), 10 draws: top-1" in found.out
     assert found.out.count("test videos of split") == 2
+
+
+def test_half_of_few_classes_is_not_told(run: Vilp, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.head.protocols.half_class_top1", lambda *_: ())
+    options = ("evaluate", "--zero-shot", "--store", store, "--head", "mean", "--frames", "4", "--device", "cpu")
+    assert "half of the classes" not in run(*options).out
+    assert json.loads(run(*options, "--json").out)["half_mean"] is None
 
 
 def test_tuning_is_told(run: Vilp, store: str) -> None:

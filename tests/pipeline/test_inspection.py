@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import tmpfs
 from extractions import small_config
 from videos import numbered_frames, write_video
 
@@ -18,7 +19,7 @@ from pipeline.head.evaluate import train_head
 from pipeline.inspection import inspect_videos, matching, some_videos, strips
 from pipeline.judging import heads_of, judge
 from stages.decode import decode_video
-from store import FeatureStore, UsageError
+from store import FeatureStore, StoreError, UsageError
 
 POSE = {"pose": "plain_pose:PlainEstimator", "pose_frames": 8}
 
@@ -157,6 +158,14 @@ def test_scripts_without_a_font_are_drawn_in_silence(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_strips([Strip("跳高 🤸", (64, 48), np.zeros(2), verdict=verdict)], tmp_path / "i.png")
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(256, size=(2, 48, 64, 3), dtype=np.uint8)
+    with tmpfs(tmp_path / "small", "4k") as small:
+        with pytest.raises(StoreError, match=f"^cannot write {small / 'i.png'}: No space left on device"):
+            draw_strips([Strip("a", (64, 48), np.zeros(2), pictures)], small / "i.png")
+        assert list(small.iterdir()) == []
 
 
 def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:

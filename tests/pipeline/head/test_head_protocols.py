@@ -90,6 +90,8 @@ def test_half_of_the_classes_is_a_choice_among_them():
         right.append(np.mean([max(kept, key=lambda c, label=label: scores[label, c]) == label for label in kept]))
     assert half_class_top1([scores], labels) == pytest.approx(tuple(right))
     assert len(set(right)) > 1
+    for classes in (2, 3):  # one alone is no choice
+        assert half_class_top1([scores[:, :classes]], labels % classes) == ()
 
 
 def test_few_shot_trains_on_so_many_and_tests_on_all(make_store, tmp_path, monkeypatch):

@@ -1,20 +1,25 @@
 """Training runs from a store on the disk, their directories, and what is refused."""
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import made_up_heads
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.files import UnwrittenError
 from pipeline.head import RunResult, TrainConfig, evaluate_run, selection, train_head
 from pipeline.head import data as head_data
 from pipeline.head import evaluate as head_evaluate
 from pipeline.head.checkpoint import read_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.evaluate import prediction_of
+from pipeline.inspection import changed
 from store.errors import MissingError, StoreError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
@@ -102,7 +107,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monke
     result = train_head(make_store().open(), head="vcs", out=tmp_path / "run", **FAST)
     monkeypatch.setattr(made_up_heads, "DIM", 12)
     narrow = make_store("narrow").open()
-    with pytest.raises(StoreError, match=r"have fingerprint .* train again, or allow the mismatch"):
+    with pytest.raises(StoreError, match=r"are not those that .* train again, or give --allow-mismatch to"):
         evaluate_run(result, narrow)
     with pytest.raises(UsageError, match=r"head reads frames 16 wide and .* has them 12 wide; evaluate on features of"):
         evaluate_run(result, narrow, allow_mismatch=True)
@@ -111,11 +116,55 @@ def test_a_checkpoint_of_another_backbone_is_refused(make_store, tmp_path, monke
 def test_changed_numbers_are_refused(make_store, tmp_path, monkeypatch):
     made = make_store()
     result = train_head(made.open(), head="vcs", out=tmp_path / "run", **FAST)
-    changed = made.open()
-    monkeypatch.setattr(type(changed), "fingerprint", lambda *_, **__: "0" * 64)
-    with pytest.raises(StoreError, match="have fingerprint 000000000000 and the run was trained on"):
-        evaluate_run(result, changed)
-    assert evaluate_run(result, changed, allow_mismatch=True).reproduced
+    other = made.open()
+    monkeypatch.setattr(type(other), "fingerprint", lambda *_, **__: "0" * 64)
+    with pytest.raises(
+        StoreError, match=rf"not those .* trained on \(fingerprint {result.selection.fingerprint[:12]}\)"
+    ):
+        evaluate_run(result, other)
+    assert evaluate_run(result, other, allow_mismatch=True).reproduced
+
+
+@pytest.mark.parametrize("head", ["vcs", "mean"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["with its text set", "without"])
+def test_a_text_set_more_changes_nothing_for_a_run(make_store, tmp_path, head, recorded):
+    made = make_store()
+    result = train_head(made.open(), head=head, out=tmp_path / "run", **FAST)
+    (first,) = (g.modality.id for g in made.open().groups.values() if g.modality.kind == "text")
+    assert result.selection.text == first
+    if not recorded:  # as runs were written once
+        forget_text(tmp_path / "run")
+    made.add_text("a {}")
+    again = evaluate_run(tmp_path / "run")
+    assert again.reproduced
+    assert again.selection == result.selection
+    assert changed(read_run(tmp_path / "run"), made.open()) == []
+
+
+def test_a_run_reads_its_own_text_set(make_store, tmp_path):
+    made = make_store()
+    second = made.add_text("a {}")
+    result = train_head(made.open(), head="vcs", out=tmp_path / "run", text=second, **FAST)
+    assert result.selection.text == second
+    # Runs once had every text set of the time in their fingerprint.
+    texts = selection.text_sets(made.open(), result.selection)
+    forget_text(tmp_path / "run", text=second, fingerprint=made.open().fingerprint(clip=made.clip.id, texts=texts))
+    made.add_text("the {}")
+    again = evaluate_run(tmp_path / "run")
+    assert (again.reproduced, again.selection.text) == (True, second)
+    # One whose set is in no store: other numbers are refused, and taken where that is allowed.
+    forget_text(tmp_path / "run", text="gone", fingerprint="0" * 64)
+    with pytest.raises(StoreError, match="give --allow-mismatch"):
+        evaluate_run(tmp_path / "run")
+    assert changed(read_run(tmp_path / "run"), made.open())
+    assert evaluate_run(tmp_path / "run", make_store("one").open(), allow_mismatch=True).selection.text != "gone"
+
+
+def forget_text(run, **features):
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    record["features"] |= {"text": None, **features}
+    path.write_text(json.dumps(record))
 
 
 def test_other_classes_are_refused(make_store, tmp_path):
@@ -175,7 +224,7 @@ def test_skeletons_need_no_clip(make_store, tmp_path):
         assert evaluate_run(result).reproduced
         assert not any("random weights" in line for line in result.warnings)
     other = make_store("other", clip=False, seed=1)
-    with pytest.raises(StoreError, match=r"have fingerprint .* and the run was trained on"):
+    with pytest.raises(StoreError, match=r"are not those that the run was trained on"):
         evaluate_run(result, other.open())
     for head in ("vcs+pose", HeadConfig(modalities="P+T"), "vcs"):
         with pytest.raises(MissingError, match=r"holds no clip features; add them with: .* --modality clip"):
@@ -301,6 +350,59 @@ def test_a_run_may_replace_a_run_and_default_names_are_free(make_store, tmp_path
     replaced = train_head(store, head="mean", out=first.directory, seeds=2, **FAST)
     assert evaluate_run(first.directory).config.head == "mean"
     assert replaced.summaries[0].interval[0] <= replaced.top1 <= replaced.summaries[0].interval[1]
+
+
+def test_a_run_that_cannot_be_written_leaves_the_one_that_was_there(make_store, tmp_path, monkeypatch):
+    store = make_store().open()
+    train_head(store, head="vcs", seeds=2, out=tmp_path / "run", **FAST)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UnwrittenError, match=r"^cannot write .*safetensors: No space left on device") as caught:
+            train_head(store, head="mean", out=tmp_path / "run", **FAST)
+        with pytest.raises(UnwrittenError):
+            train_head(store, head="mean", out=tmp_path / "other", **FAST)
+    assert caught.value.result.summaries
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert not (tmp_path / "other").exists()
+    train_head(store, head="mean", out=tmp_path / "run", **FAST)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"run.json", "predictions.parquet", "split1-seed0.safetensors"}
+    # Stopped between its last file and its place: the next one who looks finds it.
+    (tmp_path / "run" / ".new").mkdir()
+    (tmp_path / "run" / "run.json").rename(tmp_path / "run" / ".new" / "run.json")
+    assert evaluate_run(tmp_path / "run").reproduced
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "full")
+
+
+def test_splits_without_videos_are_refused_before_any_training(make_store, tmp_path):
+    made = make_store(train_classes=0)
+    with pytest.raises(MissingError, match=r"^split 1 of .* has no training videos; name another --split, or list "):
+        train_head(made.open(), head="vcs", split="all", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    store = make_store("whole").open()
+    column = store.plan.videos.column_names.index("split2")
+    trained = store.plan.videos.set_column(column, "split2", pa.array(["train"] * len(store.plan.videos)))
+    object.__setattr__(store.plan, "videos", trained)
+    with pytest.raises(MissingError, match=r"^split 2 of .* has no test videos"):
+        train_head(store, head="vcs", split="all", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    lost = make_store("lost").open()
+    lost.usable = lambda groups: lost.selected(1, "train")
+    with pytest.raises(MissingError, match=r"^test of split 1 has no video with features"):
+        train_head(lost, head="vcs", out=tmp_path / "run", progress=pytest.fail, **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_fails_leaves_no_folder(make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(head_evaluate, "fit_runs", full)
+    for name in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(OSError, match="full"):
+            train_head(make_store(name + " store").open(), head="vcs", out=tmp_path / name, **FAST)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there").is_dir()
 
 
 def test_progress_is_told_epoch_by_epoch(make_store, tmp_path):

@@ -1,0 +1,92 @@
+"""Files for people: each is written whole or not at all, and so are those that belong together in one folder.
+
+Files that belong together are written into the folder ``.new`` inside theirs, their record last. With the record they
+are there, and are moved to their places, the record last again: whoever is stopped in between leaves that to the next
+one who looks (``settle``). Until then nothing of what was there before is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from store.errors import StoreError
+
+STAGED = ".new"
+
+
+class UnwrittenError(StoreError):
+    """A file that cannot be written. ``result`` is what was to be kept, where making it took long."""
+
+    result: Any = None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UnwrittenError(
+            f"cannot write {path}: {reason}; make room there or name another place, and run the same command again",
+            kind="store-unwritable",
+        ) from error
+
+
+def put_file(path: Path, write: Callable[[Path], object]) -> str:
+    """Write a file beside its place, make it durable and move it there; returns its SHA-256 (hex). Its mode is that of
+    any new file. Raises ``UnwrittenError``; what was there before then stays."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with open(temporary, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return digest
+
+
+@contextlib.contextmanager
+def put_together(folder: Path, record: str) -> Iterator[Path]:
+    """Gives a folder to write files into, the one named ``record`` last, and then moves them into ``folder``. Where
+    writing fails, ``folder`` is as it was."""
+    staged = folder / STAGED
+    with writing(folder):
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+    try:
+        yield staged
+        settle(folder, record)
+    finally:
+        if not (staged / record).exists():
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def settle(folder: Path, record: str) -> None:
+    """Move files to their places that were written together and are not there yet."""
+    staged = folder / STAGED
+    if not (staged / record).is_file():
+        return
+    gone = contextlib.suppress(FileNotFoundError)  # somebody else looks at the same moment
+    with writing(folder), gone:
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == record):
+            with gone:
+                os.replace(path, folder / path.name)
+        staged.rmdir()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, but perhaps what was written in vain."""
+    return all(path.name == STAGED for path in folder.iterdir())
