@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -15,6 +16,10 @@ from extractions import pose_config, small_config
 
 from pipeline.config import ExtractConfig, resolve
 from pipeline.extraction import extract
+from pipeline.head.checkpoint import read_run
+from pipeline.head.evaluate import train_head
+from pipeline.inspection import inspect_videos, some_videos
+from pipeline.report.facts import gather
 from pipeline.status import store_status
 from pipeline.studies.seen import look
 from store import FeatureStore, UsageError
@@ -73,6 +78,47 @@ def test_heatmaps_made_later_of_stored_poses(small_videos: Path, with_pose: Path
     assert not verify_store(LocalObjects(with_pose)).problems
     # What was computed is not computed again.
     assert extract(config).executed == 0
+
+
+@pytest.fixture(scope="module")
+def two(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two pose groups, the second with heatmaps of the first shard alone, and runs with and without
+    pose."""
+    folder = tmp_path_factory.mktemp("two")
+    config = small_config(small_videos, folder / "store", **PLAIN)
+    extract(config)
+    train = {"frames": 2, "epochs": 1, "device": "cpu"}
+    train_head(folder / "store", head="pvcs", out=folder / "pvcs", **train)
+    extract(dataclasses.replace(config, heatmap="joints", modalities=("pose",)), only_shards=[0])
+    train_head(folder / "store", head="vcs", out=folder / "vcs", **train)
+    return folder
+
+
+def test_a_run_without_pose_needs_no_pose_group(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of in whole, with pictures without skeletons; a run with pose is drawn with its own."""
+    store, drawn = FeatureStore.open(two / "store"), []
+    monkeypatch.setattr("pipeline.inspection.draw_strips", lambda made, out: drawn.append(list(made)))
+    last = store.videos["video_id"].to_pylist()[-1]  # of a shard that the second group lacks
+    for run, skeletons in (("vcs", False), ("pvcs", True)):
+        facts = gather(read_run(two / run), store, examples=2)
+        assert facts.examples
+        assert facts.notes == ()
+        assert len(some_videos(store, 100, run=two / run)) == 2
+        inspect_videos(store, [last], tmp_path / "i.png", run=two / run)
+        (strip,) = drawn.pop()
+        assert (strip.keypoints is not None) == skeletons
+    inspect_videos(store, [last], tmp_path / "i.png", run=two / "vcs", pose=read_run(two / "pvcs").selection.pose)
+    assert drawn.pop()[0].keypoints is not None
+
+
+def test_a_run_without_pose_is_reported_where_the_only_poses_are_of_some_videos(
+    small_videos: Path, tmp_path: Path
+) -> None:
+    config = small_config(small_videos, tmp_path / "s", **PLAIN)
+    extract(dataclasses.replace(config, modalities=("clip", "text")))
+    extract(dataclasses.replace(config, modalities=("pose",)), only_shards=[0])
+    run = train_head(tmp_path / "s", head="vcs", frames=2, epochs=1, device="cpu", out=tmp_path / "run")
+    assert gather(run, FeatureStore.open(tmp_path / "s"), examples=2).examples
 
 
 def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp_path: Path) -> None:
