@@ -89,7 +89,8 @@ def two(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(config)
     train = {"frames": 2, "epochs": 1, "device": "cpu"}
     train_head(folder / "store", head="pvcs", out=folder / "pvcs", **train)
-    extract(dataclasses.replace(config, heatmap="joints", modalities=("pose",)), only_shards=[0])
+    added = dataclasses.replace(config, heatmap="joints", modalities=("pose",), strict=True)
+    assert extract(added, only_shards=[0]).warnings == []  # only what was asked for is new
     train_head(folder / "store", head="vcs", out=folder / "vcs", **train)
     return folder
 
