@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -120,6 +121,34 @@ def test_a_run_without_pose_is_reported_where_the_only_poses_are_of_some_videos(
     extract(dataclasses.replace(config, modalities=("pose",)), only_shards=[0])
     run = train_head(tmp_path / "s", head="vcs", frames=2, epochs=1, device="cpu", out=tmp_path / "run")
     assert gather(run, FeatureStore.open(tmp_path / "s"), examples=2).examples
+
+
+def test_groups_are_told_apart_by_their_settings(two: Path, tmp_path: Path, vilp: Vilp) -> None:
+    """Where one has to be named, which is said before anything is done, and in the status."""
+    store = FeatureStore.open(two / "store")
+    first = read_run(two / "pvcs").selection.pose
+    (second,) = {name.removeprefix("pose/") for name in groups(two / "store", "pose")} - {first}
+    offered = [f"{first} (heatmap none)", f"{second} (heatmap joints)"]
+    for command in (
+        ("export", "--store", two / "store", "--out", tmp_path / "out"),
+        ("export", "--store", two / "store", "--out", tmp_path / "out", "--pose", "plain"),
+        ("inspect", "--store", two / "store", "--random", 1, "--out", tmp_path / "i.png"),
+    ):
+        error = vilp(*command).error
+        assert error.startswith("error: several pose groups fit; choose one with --pose: ")
+        assert sorted(error.rpartition(": ")[2].split(", ")) == sorted(offered)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="choose one with --pose: "):
+        store.load()
+    assert store.load(pose=second).slots.tolist() == [1]  # the other video of its only shard is broken
+
+    lines = vilp("status", "--store", two / "store").out.splitlines()
+    told = {line.split()[0]: after for line, after in itertools.pairwise(lines) if line.startswith("  pose/")}
+    assert told == {f"pose/{first}": "    heatmap none", f"pose/{second}": "    heatmap joints"}
+    rows = json.loads(vilp("status", "--store", two / "store", "--json").out)["groups"]
+    settings = {row["path"]: row["settings"] for row in rows}
+    assert settings[f"pose/{second}"] == {"heatmap": "joints"}
+    assert [words for path, words in settings.items() if not path.startswith("pose/")] == [{}, {}, {}]
 
 
 def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp_path: Path) -> None:

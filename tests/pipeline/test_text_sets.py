@@ -54,7 +54,7 @@ def test_a_second_text_set_stands_beside_the_first(made: Path, tmp_path: Path) -
     torch.testing.assert_close(ensemble.class_embeddings[0], first.class_embeddings[0], atol=1e-5, rtol=1e-5)
     extract(resolve(store.url, {"modalities": ("text",), "templates": TWO, "engine": "inline"}))
     assert texts(FeatureStore.open(store.url)) == names
-    with pytest.raises(UsageError, match="text is None, which does not name one group; choose one of"):
+    with pytest.raises(UsageError, match=r"several text groups fit; choose one with --text: .*templates"):
         train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run")
     run = train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run", text=names[TWO])
     assert run.selection.text == names[TWO]
