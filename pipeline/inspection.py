@@ -91,7 +91,8 @@ def some_videos(
     able = [row["video_id"] for row in rows if row["slot"] in usable and (column is None or row[column] == "test")]
     if not able:
         raise MissingError(
-            f"{store.url} has no video with features to look at; run vilp-pipe status", kind="missing-data"
+            f"{store.url} has no video with features to look at; see: {command('status', '--store', store.url)}",
+            kind="missing-data",
         )
     return sorted(random.Random(seed).sample(able, min(count, len(able))))
 
@@ -246,7 +247,8 @@ def _slot(store: FeatureStore, video_id: str, groups: Sequence[Group]) -> int:
         paths = {group.path for group in groups}
         ours = (q for q in quarantined(store) if q["video_id"] == video_id and q["group"] in paths)
         why = next((f"{q['kind']}: {q['message']}" for q in ours), None)
-        reason = f"it is quarantined ({why})" if why else "it is not extracted yet; run vilp-pipe extract again"
+        again = command("extract", "--store", store.url)
+        reason = f"it is quarantined ({why})" if why else f"it is not extracted yet; run: {again}"
         raise UsageError(f"video is {video_id!r}, of which the store has no features: {reason}")
     return slot
 
@@ -274,7 +276,8 @@ def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
     """Which frames of each video a group of features is of: the group whose record is ``record``."""
     found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
     if not found:
-        raise StoreError(f"{store.url} lacks the frames group of {record}; run vilp-pipe verify", kind="store-corrupt")
+        verifying = command("verify", "--store", store.url)
+        raise StoreError(f"{store.url} lacks the frames group of {record}; run: {verifying}", kind="store-corrupt")
     return found[0]
 
 
