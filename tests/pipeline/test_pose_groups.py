@@ -216,6 +216,20 @@ def test_unmatched_videos_are_reported(small_videos: Path, some_poses: Path, tmp
     np.testing.assert_allclose(features["keypoints"][:, 0, 0, 0], np.tile([0.25, 0.5, 0.75], (3, 1)))
 
 
+def test_a_video_is_named_alike_by_runs_that_name_the_root_differently(
+    small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vilp: Vilp
+) -> None:
+    """The first by a relative path, the second by the store's recipe."""
+    monkeypatch.chdir(small_videos.parent)
+    store = tmp_path / "store"
+    extract(pose_config(Path(small_videos.name), store, limit=1))
+    extract(resolve(str(store), {"pose": "plain_pose:PlainEstimator", "pose_frames": 8, "modalities": ["pose"]}))
+    broken = small_videos / "jump & run" / "broken.mp4"
+    (line,) = [line for line in vilp("status", "--store", store).out.splitlines() if "  quarantined: " in line]
+    assert f"{str(broken)!r} is not a video" in line
+    assert "(in 4 groups)" in line
+
+
 def test_unmatched_videos_are_reported_on_the_command_line(
     small_videos: Path, some_poses: Path, tmp_path: Path, vilp: Vilp
 ) -> None:
