@@ -9,7 +9,7 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
-from cli.options import ClipGroup, Json, PosefeatGroup, PoseGroup, Store, named
+from cli.options import WHERE_THERE_ARE_SEVERAL, ClipGroup, Json, PosefeatGroup, PoseGroup, Store, named
 from cli.sizes import parse_bytes
 
 Opt = typer.Option
@@ -39,6 +39,7 @@ def export(
     view: Annotated[str | None, Opt(help="One stored view (default: all).")] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
+    video: Annotated[str | None, Opt(help=f"Id of the video model's {WHERE_THERE_ARE_SEVERAL}")] = None,
     posefeat: PosefeatGroup = None,
     shard_size: Annotated[str, Opt(help="About the size of a tar, which is made in memory.")] = "256MB",
     shuffle: Annotated[
@@ -72,6 +73,7 @@ def export(
             view=view,
             clip=clip,
             pose=pose,
+            video=video,
             posefeat=posefeat,
             shard_bytes=parse_bytes("shard-size", shard_size),
             shuffle=shuffle,

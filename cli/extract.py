@@ -72,7 +72,7 @@ def extract(
     clip_pretrained: Annotated[
         str | None,
         Opt(
-            help="Its weights: a tag of open_clip, a file, or none (random) (default: openai).",
+            help="Its weights: a tag of open_clip, a file, or none (random) (default: openai; of stick its own).",
             rich_help_panel=FEATURES,
         ),
     ] = None,

@@ -20,6 +20,7 @@ from cli.options import (
     PoseGroup,
     Split,
     Store,
+    TextGroup,
     complete_head,
     complete_run,
     complete_store,
@@ -49,9 +50,7 @@ def train_head(
     video: Annotated[
         str | None, Opt(help="Id of a video model's group, or its beginning: mean and attn then read its clips.")
     ] = None,
-    text: Annotated[
-        str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
-    ] = None,
+    text: TextGroup = None,
     device: Device = "auto",
     out: Annotated[str | None, Opt(help="Folder of the run (default: runs/<store>-<head>).")] = None,
     json: Json = False,
@@ -237,6 +236,9 @@ def evaluate(
     ] = False,
     head: Annotated[str, Opt(help="Head of --zero-shot without a run.", autocompletion=complete_head)] = "vcs",
     frames: Annotated[int, Opt(help="Frames a video of --zero-shot without a run.")] = 8,
+    clip: ClipGroup = None,
+    pose: PoseGroup = None,
+    text: TextGroup = None,
     few_shot: Annotated[
         str | None, Opt(help="Train the run's head again on so many videos a class, such as 2,4,8,16.")
     ] = None,
@@ -278,6 +280,9 @@ def evaluate(
             raise UsageError(f"out is {out!r}, which keeps a late fusion; give --late as well")
         if run is None and not zero_shot:
             raise UsageError("run is not given; name the folder of a training run with --run, or give --zero-shot")
+        for name, group in (("clip", clip), ("pose", pose), ("text", text)):
+            if run is not None and group is not None:
+                raise UsageError(f"{name} is {group!r}, but a run has groups of its own; give --run or --{name}")
         if few_shot is not None:
             if run is None or zero_shot or store is not None or names is not None:
                 raise UsageError(
@@ -309,6 +314,9 @@ def evaluate(
                 frames=frames,
                 views=names,
                 device=device,
+                clip=clip,
+                pose=pose,
+                text=text,
                 allow_mismatch=allow_mismatch,
             )
             _show_zero_shot(found, json, print_result)

@@ -51,7 +51,7 @@ def inspect(
         if out.suffix.lower() != ".png":
             raise UsageError(f"out is {str(out)!r}; allowed: a name that ends in .png")
         opened = FeatureStore.open(find_store(store))
-        chosen = video or some_videos(opened, random or 1, seed=seed, run=run)
+        chosen = video or some_videos(opened, random or 1, seed=seed, run=run, clip=clip, pose=pose)
         notes = inspect_videos(opened, chosen, out, run=run, frames=frames, clip=clip, pose=pose, code=code or ())
         if random is not None and len(chosen) < random:
             notes.append(f"there are only {len(chosen)} such videos with features")

@@ -66,7 +66,8 @@ def run() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        say(f"error: {type(error).__name__}: {one_line(str(error))} (run with --debug to see where)")
+        again = command("--debug", *sys.argv[1:])
+        say(f"error: {type(error).__name__}: {one_line(str(error))}; to see where, run: {again}")
         sys.exit(1)
 
 

@@ -69,6 +69,9 @@ Split = Annotated[str, Opt(help="Number of the official split, or all.")]
 Frames = Annotated[int, Opt(help="Frames a video of those that are stored.")]
 ClipGroup = Annotated[str | None, Opt(help=f"Id of the CLIP {WHERE_THERE_ARE_SEVERAL}")]
 PoseGroup = Annotated[str | None, Opt(help=f"Id of the pose {WHERE_THERE_ARE_SEVERAL}")]
+TextGroup = Annotated[
+    str | None, Opt(help="Id of the text set (prompt templates), or its beginning, where there are several.")
+]
 PosefeatGroup = Annotated[
     str | None, Opt(help="Id of a skeleton network's group, or its beginning: adds features, scores and seen.")
 ]

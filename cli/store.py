@@ -43,6 +43,8 @@ def status(
         for group in found["groups"]:
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
             out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
+            if group["settings"]:
+                out(f"    {', '.join(f'{name} {value}' for name, value in group['settings'].items())}")
             if not group["committed"] and not found["running"]:
                 remove = command("delete", group["path"], "--store", found["store"])
                 out(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")

@@ -32,7 +32,8 @@ class ExtractConfig:
     frames        T, frames a video for CLIP; ``pose_frames`` is Tp, a multiple of T
     views         V parts of a frame that CLIP sees: see ``stages.geometry``
     tokens        patch tokens to store: ``value``, ``penult``
-    clip          an open_clip model, or ``tiny``; ``clip_pretrained`` is a tag, a file, or ``none``: see ``ClipConfig``
+    clip          an open_clip model, ``stick`` or ``tiny``; ``clip_pretrained`` is a tag, a file, or ``none`` (see
+                  ``ClipConfig``); empty: ``openai``, or of ``stick`` its own, ``embedded``
     pose          ``mmpose``, ``onnx``, ``precomputed``, ``none`` or ``module:Class``; ``det_weights``, ``pose_weights``
                   and ``pose_config`` are what it needs: see ``PoseConfig``
     heatmap       draw heatmaps of the poses (``joints`` or ``limbs``) and store their CLIP embeddings as well
@@ -63,7 +64,7 @@ class ExtractConfig:
     views: tuple[str, ...] = ("center",)
     tokens: tuple[str, ...] = DEFAULT_TOKENS
     clip: str = "ViT-B-16"
-    clip_pretrained: str = "openai"
+    clip_pretrained: str = ""
     pose: str = "mmpose"
     det_weights: str | None = None
     pose_weights: str | None = None
@@ -95,6 +96,8 @@ class ExtractConfig:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        if not self.clip_pretrained:
+            object.__setattr__(self, "clip_pretrained", "embedded" if self.clip == "stick" else "openai")
         one_of("engine", self.engine, ENGINES)
         for name in self.modalities:
             one_of("modality", name, (*MODALITIES, POSEFEAT))
@@ -253,9 +256,7 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
     if given.get("modalities") == ("text",):
         base = replace(base, heatmap="none")
     if "clip" in given and "clip_pretrained" not in given and "stick" in (given["clip"], base.clip):
-        # The embedded weights are those of one model, which has no others.
-        embedded = given["clip"] == "stick"
-        given = {**given, "clip_pretrained": "embedded" if embedded else ExtractConfig.clip_pretrained}
+        given = {**given, "clip_pretrained": ""}  # the embedded weights are those of one model, which has no others
     config = replace(base, store=url, **given)
     for option, value in config.code().items():
         if option not in given:
@@ -269,5 +270,5 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
 def default_config(dataset: str) -> ExtractConfig:
     """Defaults of a dataset. The synthetic set knows its true poses, and the embedded CLIP was trained for it."""
     if dataset == "synthetic":
-        return ExtractConfig(dataset=dataset, clip="stick", clip_pretrained="embedded", pose="precomputed")
+        return ExtractConfig(dataset=dataset, clip="stick", pose="precomputed")
     return ExtractConfig(dataset=dataset)

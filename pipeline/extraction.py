@@ -165,9 +165,10 @@ def _plan(objects: Objects, config: ExtractConfig, dataset: Dataset) -> tuple[Pl
         plan = noted
         write_plan(objects, plan)
     if changes.touched:
+        comparing = command("verify", "--sources", "--store", objects.url)
         warnings.append(
             f"{len(changes.touched)} videos have another modification time than when the plan was made, the first "
-            f"{changes.touched[0]!r}; compare their contents with: vilp-pipe verify --sources"
+            f"{changes.touched[0]!r}; compare their contents with: {comparing}"
         )
     write_metadata(objects, plan)
     return plan, gone, warnings

@@ -13,6 +13,9 @@ from store.plan import Plan
 from store.schema import Modality
 from store.writer import add_modality
 
+# Keys of a record that are there only where an option asks for them.
+CHOSEN = {"heatmap"}
+
 
 def other_versions(objects: Objects, modalities: Mapping[str, Modality]) -> list[str]:
     """Says where a group that is about to be added has the settings of one that is there, and only its record says
@@ -22,10 +25,11 @@ def other_versions(objects: Objects, modalities: Mapping[str, Modality]) -> list
         for other, group in groups.items() if path not in groups else ():
             same = (group.modality.kind, group.modality.name) == (modality.kind, modality.name)
             then, now = group.modality.record, modality.record
-            if same and all(then[key] == now[key] for key in then.keys() & now.keys()):
-                differing = ", ".join(sorted(then.keys() ^ now.keys()))
+            differing = then.keys() ^ now.keys()
+            if same and not differing & CHOSEN and all(then[key] == now[key] for key in then.keys() & now.keys()):
+                named = ", ".join(sorted(differing))
                 warnings.append(
-                    f"{other} was computed with these settings by another version of vilp-pipe ({differing}); it stays "
+                    f"{other} was computed with these settings by another version of vilp-pipe ({named}); it stays "
                     f"as it is, and {path} begins with the first video; to go on with it, use that version"
                 )
     return warnings

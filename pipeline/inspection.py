@@ -54,8 +54,9 @@ def inspect_videos(
     """
     if not 1 <= len(video_ids) <= MAX_STRIPS:
         raise UsageError(f"{len(video_ids)} videos are to be drawn; allowed: 1 to {MAX_STRIPS} in one picture")
-    slots = [_slot(store, video_id) for video_id in video_ids]
     recorded = None if run is None else read_run(run)
+    groups = _groups(store, clip, pose, recorded)
+    slots = [_slot(store, video_id, groups) for video_id in video_ids]
     judgement = None
     notes: list[str] = []
     if recorded is not None:
@@ -72,16 +73,26 @@ def inspect_videos(
     return notes + [f"{strip.title}: {strip.note}" for strip in made if strip.pictures is None]
 
 
-def some_videos(store: FeatureStore, count: int, *, seed: int = 0, run: str | Path | None = None) -> list[str]:
-    """``count`` videos with features, drawn by ``seed``; test videos of its first split where a run is named."""
-    groups = _groups(store)
+def some_videos(
+    store: FeatureStore,
+    count: int,
+    *,
+    seed: int = 0,
+    run: str | Path | None = None,
+    clip: str | None = None,
+    pose: str | None = None,
+) -> list[str]:
+    """``count`` videos with features, drawn by ``seed``; test videos of its first split where a run is named. ``clip``
+    and ``pose`` as in ``inspect_videos``."""
+    recorded = None if run is None else read_run(run)
     rows = store.videos.to_pylist()
-    usable = set(store.usable(groups))
-    column = None if run is None else f"split{min(score.split for score in read_run(run).scores)}"
+    usable = set(store.usable(_groups(store, clip, pose, recorded)))
+    column = None if recorded is None else f"split{min(score.split for score in recorded.scores)}"
     able = [row["video_id"] for row in rows if row["slot"] in usable and (column is None or row[column] == "test")]
     if not able:
         raise MissingError(
-            f"{store.url} has no video with features to look at; run vilp-pipe status", kind="missing-data"
+            f"{store.url} has no video with features to look at; see: {command('status', '--store', store.url)}",
+            kind="missing-data",
         )
     return sorted(random.Random(seed).sample(able, min(count, len(able))))
 
@@ -123,12 +134,14 @@ def strips(
 ) -> list[Strip]:
     """A strip for each slot, in order, all of which have features. Pictures are those of the video as it is on the disk
     now, decoded as it was for the store; where that gives other frames, the video is gone, or the store's decoder is
-    code that ``code`` does not name, there are none."""
-    clip_group, pose_group = _group(store, "clip", clip), _group(store, "pose", pose)
+    code that ``code`` does not name, there are none. ``clip`` and ``pose`` name groups; without a name the only one of
+    the kind is drawn, where it has features of all these videos."""
+    clip_group, pose_group = _drawn(store, "clip", clip, slots), _drawn(store, "pose", pose, slots)
     main = clip_group or pose_group
     if main is None:
+        _groups(store, clip, pose, None)  # raises where there are several
         raise MissingError(
-            f"{store.url} holds no features of CLIP or poses yet, whose frames are drawn; run "
+            f"{store.url} holds no features of CLIP or poses of these videos yet, whose frames are drawn; run "
             f"{command('extract', '--store', store.url)}"
         )
     record: dict[str, Any] = main.modality.record["frames"]
@@ -227,34 +240,46 @@ def quarantined(store: FeatureStore) -> list[dict[str, str]]:
     return store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist()
 
 
-def _slot(store: FeatureStore, video_id: str) -> int:
+def _slot(store: FeatureStore, video_id: str, groups: Sequence[Group]) -> int:
     ids, slots = store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist()
     if video_id not in ids:
         raise UsageError(f"video is {video_id!r}, which {store.url} does not have{nearest(video_id, ids)}")
     slot = slots[ids.index(video_id)]
-    if slot not in store.usable(_groups(store)):
-        why = next((f"{q['kind']}: {q['message']}" for q in quarantined(store) if q["video_id"] == video_id), None)
-        reason = f"it is quarantined ({why})" if why else "it is not extracted yet; run vilp-pipe extract again"
+    if slot not in store.usable(groups):
+        paths = {group.path for group in groups}
+        ours = (q for q in quarantined(store) if q["video_id"] == video_id and q["group"] in paths)
+        why = next((f"{q['kind']}: {q['message']}" for q in ours), None)
+        again = command("extract", "--store", store.url)
+        reason = f"it is quarantined ({why})" if why else f"it is not extracted yet; run: {again}"
         raise UsageError(f"video is {video_id!r}, of which the store has no features: {reason}")
     return slot
 
 
-def _groups(store: FeatureStore) -> list[Group]:
-    """All groups that have a row a video."""
-    return [group for group in store.groups.values() if group.modality.kind in ("clip", "pose")]
+def _groups(store: FeatureStore, clip: str | None, pose: str | None, run: RunResult | None) -> list[Group]:
+    """Groups of which a video must have features to be looked at: those that a run reads, or else one of CLIP and one
+    of poses, and those that are named. Raises ``UsageError`` where several fit and there is no run."""
+    names = {"clip": clip, "pose": pose}
+    named = [store.group(kind, name) for kind, name in names.items() if name is not None]
+    if run is not None:
+        return [*selected_groups(store, run.selection), *named]
+    there = {group.modality.kind for group in store.groups.values()}
+    return [*named, *(store.group(kind) for kind, name in names.items() if name is None and kind in there)]
 
 
-def _group(store: FeatureStore, kind: str, name: str | None) -> Group | None:
-    if name is None and not any(group.modality.kind == kind for group in store.groups.values()):
-        return None
-    return store.group(kind, name)
+def _drawn(store: FeatureStore, kind: str, name: str | None, slots: Sequence[int]) -> Group | None:
+    """The group that ``name`` picks, else the only one of a kind where it has features of all ``slots``, else None."""
+    if name is not None:
+        return store.group(kind, name)
+    of_kind = [group for group in store.groups.values() if group.modality.kind == kind]
+    return of_kind[0] if len(of_kind) == 1 and set(slots) <= set(store.usable(of_kind)) else None
 
 
 def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
     """Which frames of each video a group of features is of: the group whose record is ``record``."""
     found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
     if not found:
-        raise StoreError(f"{store.url} lacks the frames group of {record}; run vilp-pipe verify", kind="store-corrupt")
+        verifying = command("verify", "--store", store.url)
+        raise StoreError(f"{store.url} lacks the frames group of {record}; run: {verifying}", kind="store-corrupt")
     return found[0]
 
 

@@ -280,4 +280,5 @@ def pending(
         committed[group] = np.isin(slots, commits.slots)
         missing = np.isin(slots, commits.slots[unfinished])
         left[group] = wanted & (missing if retry_quarantined else missing | ~committed[group])
-    return Work(plan, root, left, committed)
+    # A recipe keeps its root absolute: what is said of a video names the same file in every run.
+    return Work(plan, root.absolute(), left, committed)

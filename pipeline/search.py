@@ -25,6 +25,7 @@ from stages.decode import DecodeConfig, DecodeWorker
 from stages.types import VideoRef
 from store.errors import StoreError, UsageError, nearest, one_of
 from store.groups import Group
+from store.printable import command
 from store.reader import FeatureStore
 
 UNITS = ("video", "frame")
@@ -145,7 +146,8 @@ def _of_video(store: FeatureStore, group: Group, video_id: str) -> Tensor:
         raise UsageError(f"video is {video_id!r}, which {store.url} does not have{near}")
     features = store.load(arrays=("cls",), clip=group.modality.id, slots=[slot])
     if not len(features):
-        raise UsageError(f"video is {video_id!r}, of which the store has no features; see: vilp-pipe status")
+        see = command("status", "--store", store.url)
+        raise UsageError(f"video is {video_id!r}, of which the store has no features; see: {see}")
     frames = unit(unit(features["cls"].float()).mean(dim=1))
     return unit(frames.mean(dim=1))[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from store.commits import PARTIAL, QUARANTINED
 from store.errors import MissingError, UsageError
+from store.groups import Group, differences
 from store.lease import living
 from store.objects import Objects, open_objects
 from store.plan import read_plan
@@ -41,12 +43,13 @@ def store_status(url: str) -> dict[str, Any]:
     only, so it may be asked at any time and from any machine.
 
     ``groups`` counts videos: ``committed``, of them ``partial`` and ``quarantined``, and ``left``. ``done`` are those
-    that every group has committed. ``running`` names the runs that are alive, with the seconds since each last showed
-    it.
+    that every group has committed. ``settings`` tell a group from others of its kind. ``running`` names the runs that
+    are alive, with the seconds since each last showed it.
     """
     store = FeatureStore.open(url)
     objects = open_objects(url)
     groups, done = [], [np.empty(0, np.int64)]
+    settings = _settings(store.groups.values())
     for path, group in store.groups.items():
         if not group.modality.per_video:
             continue
@@ -60,6 +63,7 @@ def store_status(url: str) -> dict[str, Any]:
                 "partial": int(commits.mask("status", PARTIAL).sum()),
                 "quarantined": bad,
                 "left": len(store.plan.slots) - commits.table.num_rows,
+                "settings": settings.get(path, {}),
                 "bytes": (commits.table.num_rows - bad) * sum(spec.nbytes for spec in group.modality.arrays.values()),
             }
         )
@@ -76,6 +80,16 @@ def store_status(url: str) -> dict[str, Any]:
         "running": [{name: holder[name] for name in facts} for holder in living(objects)],
         "quarantined": store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist(),
     }
+
+
+def _settings(groups: Iterable[Group]) -> dict[str, dict[str, str]]:
+    """What tells a group from the others of its kind, by path. Nobody chooses among groups of frames."""
+    kinds: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.modality.per_video and group.modality.kind != "frames":
+            kinds.setdefault(group.modality.kind, []).append(group)
+    found = ((of_kind, differences(of_kind)) for of_kind in kinds.values())
+    return {g.path: words for of_kind, told in found for g, words in zip(of_kind, told, strict=True)}
 
 
 def changed_sources(objects: Objects) -> list[str]:

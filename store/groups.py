@@ -7,7 +7,7 @@ A sealed definition (kept twice) holds a modality's record, the recipe that made
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from store.plan import Plan
 from store.printable import command
 from store.schema import Modality
 from store.sealed import canonical, get_sealed, put_twice, seal, settle
+
+# Of the settings in which groups differ so many are told, each in so many characters.
+_TOLD, _WIDTH = 3, 32
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,6 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
     ]
     if len(fitting) == 1:
         return fitting[0]
-    ids = ", ".join(g.modality.id for g in of_kind)
     if not of_kind:
         adding = command("extract", "--modality", kind, "--store", "STORE")
         raise MissingError(
@@ -127,6 +129,37 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
             kind="missing-modality",
         )
     if not fitting:
-        near = nearest(name, [g.modality.id for g in of_kind])
-        raise MissingError(f"{kind} is {name!r}; this store has: {ids}{near}", kind="missing-modality")
-    raise UsageError(f"{kind} is {name!r}, which does not name one group; choose one of: {ids}")
+        ids = [g.modality.id for g in of_kind]
+        raise MissingError(
+            f"{kind} is {name!r}; this store has: {', '.join(ids)}{nearest(name, ids)}", kind="missing-modality"
+        )
+    offered = ", ".join(
+        f"{group.modality.id} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
+        for group, settings in zip(fitting, differences(fitting), strict=True)
+    )
+    raise UsageError(f"several {kind} groups fit; choose one with --{kind}: {offered}")
+
+
+def differences(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """For each of several groups the settings of its record that are not the same in all, in words by dotted name: the
+    outermost ones, a few of them, and ``none`` where it has no such setting."""
+    differing = sorted(_differing([group.modality.record for group in groups]), key=lambda d: (d[0].count("."), d[0]))
+    return [{name: _word(values[i]) for name, values in differing[:_TOLD]} for i in range(len(groups))]
+
+
+def _differing(values: Sequence[Any], name: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
+    if all(isinstance(value, Mapping) for value in values):
+        for key in sorted({key for value in values for key in value}):
+            yield from _differing([value.get(key) for value in values], f"{name}.{key}".lstrip("."))
+    elif any(value != values[0] for value in values):
+        yield name, values
+
+
+def _word(value: Any) -> str:
+    """A value of a record in a few characters; of a mapping its first word."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return next((_word(inner) for _, inner in sorted(value.items()) if isinstance(inner, str)), "some")
+    text = "+".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"

@@ -66,6 +66,8 @@ def load(root: Path) -> Dataset:
     split_columns = _split_columns(manifest, columns)
     parsed = (_parse(_where(manifest, number), number, values, split_columns, folder) for number, values in rows)
     table = _columns(parsed, len(split_columns))
+    if not table.num_rows:
+        raise UsageError(f"{manifest} has no rows, only names of columns; give it one row a video")
     _refuse_duplicates(table, manifest)
     class_names = _class_names(table["class_name"])
     files = scan_videos(folder)
@@ -169,8 +171,23 @@ def _csv_reader(manifest: Path) -> Iterator[csv.DictReader[str]]:
         reader = csv.DictReader(file, strict=True)
         try:
             yield reader
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"{manifest}, line {reader.line_num + 1} is not CSV in UTF-8: {error}") from None
+        except UnicodeDecodeError:  # in the part that was read ahead, of which the reader knows no line
+            _refuse_undecodable(manifest)
+            raise
+        except csv.Error as error:
+            raise UsageError(f"{manifest}, line {reader.line_num + 1} is not CSV: {error}") from None
+
+
+def _refuse_undecodable(manifest: Path) -> None:
+    """Raise ``UsageError`` for the first line that is not UTF-8."""
+    with manifest.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{_where(manifest, number)} is not UTF-8 (byte 0x{line[error.start]:02x}); save it as UTF-8"
+                ) from None
 
 
 def _csv_header(manifest: Path) -> Sequence[str]:
@@ -242,7 +259,10 @@ def _relative(where: str, path: str, folder: Path) -> str:
     base = os.path.abspath(folder)
     relative = os.path.relpath(os.path.join(base, path), base)
     if relative == os.curdir or relative.split(os.sep)[0] == os.pardir:
-        raise UsageError(f"{where}: path {path!r} lies outside {folder}; move the manifest above all its videos")
+        raise UsageError(
+            f"{where}: path {path!r} lies outside {base}, the folder of the manifest; move the manifest above all its "
+            "videos, and name it there with --root"
+        )
     return PurePosixPath(relative).as_posix()
 
 

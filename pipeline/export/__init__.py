@@ -68,6 +68,7 @@ def export(
     view: str | None = None,
     clip: str | None = None,
     pose: str | None = None,
+    video: str | None = None,
     posefeat: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     shuffle: bool = True,
@@ -89,7 +90,7 @@ def export(
     if shard_bytes < 1:
         raise UsageError(f"shard-size is {shard_bytes} bytes; allowed: 1 or more, such as 256MB")
     progress = progress or Progress()
-    samples = Samples.of(store, split, subset, arrays, frames, view, clip, pose, posefeat)
+    samples = Samples.of(store, split, subset, arrays, frames, view, clip, pose, video, posefeat)
     if not len(samples):
         raise MissingError(
             f"no video of the selection has features in {store.url}; see: {command('status', '--store', store.url)}",

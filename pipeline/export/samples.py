@@ -64,13 +64,13 @@ class Samples:
         view: str | None,
         clip: str | None,
         pose: str | None,
+        video: str | None = None,
         posefeat: str | None = None,
     ) -> Samples:
         """The selection that ``FeatureStore.load`` makes of the same arguments."""
-        dataset = store.dataset(
-            split=split, subset=subset, arrays=arrays, frames=frames, view=view, clip=clip, pose=pose, posefeat=posefeat
-        )
-        chosen = store.arrays(arrays, clip, pose, posefeat=posefeat)
+        names: dict[str, Any] = {"clip": clip, "pose": pose, "video": video, "posefeat": posefeat}
+        dataset = store.dataset(split=split, subset=subset, arrays=arrays, frames=frames, view=view, **names)
+        chosen = store.arrays(arrays, **names)
         for name in chosen:
             # They become names of files, and a store may be a stranger's.
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):

@@ -24,13 +24,14 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
     """Train each head with T' = 1, 2, 4, ... frames up to all that are stored.
 
     The motion of a class is the median over its training videos of how far a joint moves between stored pose frames,
-    in units of the person's size.
+    in units of the person's size. It is told where the head reads poses.
     """
     has_pose = any(
         group.modality.kind == "pose" for group in config.job(HeadConfig(head="mean"), frames=1).store.groups.values()
     )
-    heads = [HeadConfig(head="mean"), HeadConfig(head="vcs"), *([config.head] if has_pose else [])]
-    job = config.job(heads[-1], frames=1)
+    asked = config.head if has_pose or not config.head.reads_pose else HeadConfig(head="vcs")
+    heads = list({head.head: head for head in (HeadConfig(head="mean"), HeadConfig(head="vcs"), asked)}.values())
+    job = config.job(asked, frames=1)
     stored = stored_frames(job.store.group("clip", job.selection.clip))
     if stored < 2:
         raise UsageError(f"{job.store.url} holds one frame a video, and this study compares numbers of frames")
@@ -48,11 +49,11 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
                 told(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
         labels.append(test.labels.cpu().numpy())
         sources.append(test.sources)
-        if has_pose:
+        if asked.reads_pose:
             moving = measure(job.store, job.selection, train.slots.tolist()).motion
             motions.append(class_medians(moving, train.labels.cpu().numpy(), len(job.store.class_names)))
     gains = {head.head: gain(found[head.head, stored], found[head.head, 1], sources) for head in heads}
-    main = heads[-1].head
+    main = asked.head
     rows: list[tuple[Cell, ...]] = []
     for head in heads:
         cells = [percent(top1(found[head.head, frames])) for frames in counts]
@@ -63,7 +64,7 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
         "top1": {f"{name}, {frames} frames": as_dict(result) for (name, frames), result in found.items()},
     }
     by_motion: dict[str, Gain] = {}
-    if has_pose:
+    if asked.reads_pose:
         motion, by_class, by_motion = _motion(found, main, stored, motions, labels, sources)
         trend = spearman_interval(motion, by_class)
         details |= {"spearman": asdict(trend), "by motion": {name: g.to_dict() for name, g in by_motion.items()}}

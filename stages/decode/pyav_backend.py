@@ -99,9 +99,11 @@ def check_frames(
     if stop > first:
         return
     if len(times):
+        # Reading may have ended soon after the clip, so the frames on either side are all that is known.
+        span = f"from {start} seconds on" if end is None else f"between {start or 0} and {end} seconds"
+        nearby = ", ".join(f"{time:.3f}" for time in times[max(0, first - 1) : first + 1])
         raise VideoError(
-            f"{path!r} has no frame between {start} and {end} seconds: its frames run from {times[0]:.3f} to "
-            f"{times[-1]:.3f}; correct start and end",
+            f"{path!r} has no frame {span}; nearest to that are frames at: {nearby}; correct start and end",
             kind="no-frames",
         )
     if error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,16 @@ def test_extract_profiles_a_run(run: Vilp, tmp_path: Path, small_videos: Path) -
     assert [cell.strip() for cell in decode.strip("│").split("│")][:2] == ["decode", "1"]
     assert "trace, to open in ui.perfetto.dev: t.json" in shown.err
     assert all(b"profile" not in path.read_bytes() for path in tmp_path.rglob("_tables/configs/*"))
+
+
+def test_what_nobody_foresaw_is_shown_in_full_by_the_command_that_is_named(
+    run: Vilp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.build(tmp_path / "my stores" / "s")
+    monkeypatch.setattr("pipeline.status.store_status", lambda url: [][0])
+    failed = run("status", "--store", "my stores/s")
+    said, _, again = failed.line.partition("; to see where, run: ")
+    assert (failed.code, said) == (1, "error: IndexError: list index out of range")
+    assert shlex.split(again)[0] == "vilp-pipe"
+    with pytest.raises(IndexError):
+        run(*shlex.split(again)[1:])

@@ -63,12 +63,13 @@ def test_parquet_with_several_splits_numbers_for_labels_and_cuts(tmp_path):
         ("path,label,split\na.mp4,,train\n", r"line 2: label is empty"),
         ("path,label,split\n,run,train\n", r"line 2: path is empty"),
         ("path,label,split\n../a.mp4,run,train\n", r"line 2: path '\.\./a\.mp4' lies outside"),
-        ("path,label,split\n/etc/a.mp4,run,train\n", r"line 2: path '/etc/a\.mp4' lies outside"),
+        ("path,label,split\n/etc/a.mp4,run,train\n", r"'/etc/a\.mp4' lies outside /.*; .* name it there with --root"),
         ("path,label,split\na.mp4,run\n", r"line 2 has another number of fields"),
         ("path,label,split,start,end\na.mp4,run,train,2,1\n", r"line 2: end is 1, start is 2"),
         ("path,label,split,start\na.mp4,run,train,-1\n", r"line 2: start is '-1'; allowed: seconds"),
         ("path,label,split,start\na.mp4,run,train,soon\n", r"line 2: start is 'soon'"),
         ("path,split\na.mp4,train\n", r"no column label"),
+        ("path,label,split\n", r"has no rows, only names of columns; give it one row a video"),
         ("path,label\na.mp4,run\n", r"one split needs split"),
         ("path,label,split1,split3\na.mp4,run,train,test\n", r"without gaps"),
     ],
@@ -77,6 +78,15 @@ def test_wrong_rows_are_named(tmp_path, text, words):
     with pytest.raises(UsageError, match=words) as caught:
         load_dataset("manifest", write(tmp_path, text, "a.mp4"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5000])
+def test_the_line_that_is_not_utf8_is_named(tmp_path, number):
+    lines = [b"path,label,split", *(b"a%d.mp4,run,train" % row for row in range(6000))]
+    lines[number - 1] += b"\xe9"
+    (tmp_path / "manifest.csv").write_bytes(b"\n".join(lines))
+    with pytest.raises(UsageError, match=rf"manifest\.csv, line {number} is not UTF-8 \(byte 0xe9\); save it"):
+        load_dataset("manifest", tmp_path)
 
 
 def test_absolute_paths_below_the_manifest_are_allowed(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from extractions import pose_config, small_config
 
 from pipeline.config import ExtractConfig, resolve
 from pipeline.extraction import extract
+from pipeline.head.checkpoint import read_run
+from pipeline.head.evaluate import train_head
+from pipeline.inspection import inspect_videos, some_videos
+from pipeline.report.facts import gather
 from pipeline.status import store_status
 from pipeline.studies.seen import look
 from store import FeatureStore, UsageError
@@ -73,6 +79,76 @@ def test_heatmaps_made_later_of_stored_poses(small_videos: Path, with_pose: Path
     assert not verify_store(LocalObjects(with_pose)).problems
     # What was computed is not computed again.
     assert extract(config).executed == 0
+
+
+@pytest.fixture(scope="module")
+def two(small_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two pose groups, the second with heatmaps of the first shard alone, and runs with and without
+    pose."""
+    folder = tmp_path_factory.mktemp("two")
+    config = small_config(small_videos, folder / "store", **PLAIN)
+    extract(config)
+    train = {"frames": 2, "epochs": 1, "device": "cpu"}
+    train_head(folder / "store", head="pvcs", out=folder / "pvcs", **train)
+    added = dataclasses.replace(config, heatmap="joints", modalities=("pose",), strict=True)
+    assert extract(added, only_shards=[0]).warnings == []  # only what was asked for is new
+    train_head(folder / "store", head="vcs", out=folder / "vcs", **train)
+    return folder
+
+
+def test_a_run_without_pose_needs_no_pose_group(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of in whole, with pictures without skeletons; a run with pose is drawn with its own."""
+    store, drawn = FeatureStore.open(two / "store"), []
+    monkeypatch.setattr("pipeline.inspection.draw_strips", lambda made, out: drawn.append(list(made)))
+    last = store.videos["video_id"].to_pylist()[-1]  # of a shard that the second group lacks
+    for run, skeletons in (("vcs", False), ("pvcs", True)):
+        facts = gather(read_run(two / run), store, examples=2)
+        assert facts.examples
+        assert facts.notes == ()
+        assert len(some_videos(store, 100, run=two / run)) == 2
+        inspect_videos(store, [last], tmp_path / "i.png", run=two / run)
+        (strip,) = drawn.pop()
+        assert (strip.keypoints is not None) == skeletons
+    inspect_videos(store, [last], tmp_path / "i.png", run=two / "vcs", pose=read_run(two / "pvcs").selection.pose)
+    assert drawn.pop()[0].keypoints is not None
+
+
+def test_a_run_without_pose_is_reported_where_the_only_poses_are_of_some_videos(
+    small_videos: Path, tmp_path: Path
+) -> None:
+    config = small_config(small_videos, tmp_path / "s", **PLAIN)
+    extract(dataclasses.replace(config, modalities=("clip", "text")))
+    extract(dataclasses.replace(config, modalities=("pose",)), only_shards=[0])
+    run = train_head(tmp_path / "s", head="vcs", frames=2, epochs=1, device="cpu", out=tmp_path / "run")
+    assert gather(run, FeatureStore.open(tmp_path / "s"), examples=2).examples
+
+
+def test_groups_are_told_apart_by_their_settings(two: Path, tmp_path: Path, vilp: Vilp) -> None:
+    """Where one has to be named, which is said before anything is done, and in the status."""
+    store = FeatureStore.open(two / "store")
+    first = read_run(two / "pvcs").selection.pose
+    (second,) = {name.removeprefix("pose/") for name in groups(two / "store", "pose")} - {first}
+    offered = [f"{first} (heatmap none)", f"{second} (heatmap joints)"]
+    for command in (
+        ("export", "--store", two / "store", "--out", tmp_path / "out"),
+        ("export", "--store", two / "store", "--out", tmp_path / "out", "--pose", "plain"),
+        ("inspect", "--store", two / "store", "--random", 1, "--out", tmp_path / "i.png"),
+    ):
+        error = vilp(*command).error
+        assert error.startswith("error: several pose groups fit; choose one with --pose: ")
+        assert sorted(error.rpartition(": ")[2].split(", ")) == sorted(offered)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="choose one with --pose: "):
+        store.load()
+    assert store.load(pose=second).slots.tolist() == [1]  # the other video of its only shard is broken
+
+    lines = vilp("status", "--store", two / "store").out.splitlines()
+    told = {line.split()[0]: after for line, after in itertools.pairwise(lines) if line.startswith("  pose/")}
+    assert told == {f"pose/{first}": "    heatmap none", f"pose/{second}": "    heatmap joints"}
+    rows = json.loads(vilp("status", "--store", two / "store", "--json").out)["groups"]
+    settings = {row["path"]: row["settings"] for row in rows}
+    assert settings[f"pose/{second}"] == {"heatmap": "joints"}
+    assert [words for path, words in settings.items() if not path.startswith("pose/")] == [{}, {}, {}]
 
 
 def test_poses_that_cannot_be_read_leave_the_store_as_it_is(with_pose: Path, tmp_path: Path) -> None:
@@ -138,6 +214,20 @@ def test_unmatched_videos_are_reported(small_videos: Path, some_poses: Path, tmp
     features = FeatureStore.open(store).load(arrays=("keypoints",))
     assert len(features["keypoints"]) == 3
     np.testing.assert_allclose(features["keypoints"][:, 0, 0, 0], np.tile([0.25, 0.5, 0.75], (3, 1)))
+
+
+def test_a_video_is_named_alike_by_runs_that_name_the_root_differently(
+    small_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vilp: Vilp
+) -> None:
+    """The first by a relative path, the second by the store's recipe."""
+    monkeypatch.chdir(small_videos.parent)
+    store = tmp_path / "store"
+    extract(pose_config(Path(small_videos.name), store, limit=1))
+    extract(resolve(str(store), {"pose": "plain_pose:PlainEstimator", "pose_frames": 8, "modalities": ["pose"]}))
+    broken = small_videos / "jump & run" / "broken.mp4"
+    (line,) = [line for line in vilp("status", "--store", store).out.splitlines() if "  quarantined: " in line]
+    assert f"{str(broken)!r} is not a video" in line
+    assert "(in 4 groups)" in line
 
 
 def test_unmatched_videos_are_reported_on_the_command_line(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import Vilp
 from extractions import small_config
 
 from pipeline.config import resolve
@@ -54,10 +55,20 @@ def test_a_second_text_set_stands_beside_the_first(made: Path, tmp_path: Path) -
     torch.testing.assert_close(ensemble.class_embeddings[0], first.class_embeddings[0], atol=1e-5, rtol=1e-5)
     extract(resolve(store.url, {"modalities": ("text",), "templates": TWO, "engine": "inline"}))
     assert texts(FeatureStore.open(store.url)) == names
-    with pytest.raises(UsageError, match="text is None, which does not name one group; choose one of"):
+    with pytest.raises(UsageError, match=r"several text groups fit; choose one with --text: .*templates"):
         train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run")
     run = train_head(store, head="mean", frames=2, epochs=0, out=tmp_path / "run", text=names[TWO])
     assert run.selection.text == names[TWO]
+
+
+def test_untrained_heads_are_tested_with_the_text_set_that_is_named(made: Path, tmp_path: Path, vilp: Vilp) -> None:
+    names = texts(added(made, tmp_path / "s"))
+    test = ("evaluate", "--zero-shot", "--store", tmp_path / "s", "--head", "mean", "--frames", 2, "--device", "cpu")
+    assert "several text groups fit; choose one with --text: " in vilp(*test).error
+    done = vilp(*test, "--text", names[TWO])
+    assert done.code == 0, done.err
+    refused = vilp("evaluate", "--run", "runs/r", "--text", names[TWO])
+    assert refused.error.endswith("but a run has groups of its own; give --run or --text")
 
 
 def test_a_damaged_text_set_is_made_again(made: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Vilp
 from extractions import small_config
 from runs import run
 from safetensors.torch import save_file
@@ -87,6 +88,19 @@ def test_added_later_it_is_what_one_run_makes(small_videos: Path, alone: Path, t
     assert digest(tmp_path / "later") == digest(tmp_path / "together")
     one, other = (FeatureStore.open(store).load(arrays=("video_embedding",)) for store in (alone, tmp_path / "later"))
     assert torch.equal(one["video_embedding"], other["video_embedding"])
+
+
+def test_one_of_several_is_exported(small_videos: Path, tmp_path: Path, vilp: Vilp) -> None:
+    for clips in (1, 2):
+        extract(video_config(small_videos, tmp_path / "s", video_clips=clips, limit=2))
+    videos = [group for group in FeatureStore.open(tmp_path / "s").groups.values() if group.modality.kind == "video"]
+    ids = {group.modality.arrays["video_embedding"].shape[0]: group.modality.id for group in videos}
+    export = ("export", "--store", tmp_path / "s", "--out", tmp_path / "out", "--format", "npy")
+    assert "several video groups fit; choose one with --video: " in vilp(*export).error
+    done = vilp(*export, "--video", ids[2])
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "out" / "video_embedding").iterdir()
+    assert np.load(file).shape == (2, 512)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from pipeline.config import resolve
+from pipeline.config import ExtractConfig, resolve
 from stages.clip import ClipConfig
 from stages.clip.encoder import ClipEncoder
 from stages.clip.models import EMBEDDED, STICK, STICK_FOLDER, build_model, resolve_model
@@ -76,3 +76,5 @@ def test_another_tag_is_refused() -> None:
 def test_weights_go_with_their_model(given, model, tmp_path) -> None:
     config = resolve(str(tmp_path / "store"), given)
     assert (config.clip, config.clip_pretrained) == model
+    direct = ExtractConfig(**{"clip": config.clip, **given})  # from Python as on the command line
+    assert (direct.clip, direct.clip_pretrained) == model

@@ -63,9 +63,13 @@ def test_interval_is_half_open(clip: Path, backend: str) -> None:
     whole = decode_video(clip, 50, backend=backend)
     np.testing.assert_array_equal(video.frames, whole.frames[[10, 12, 15, 17]])
     assert decode_video(clip, 2, backend=backend, start=1.9).num_decodable == 2  # frames at 1.92 and 1.96
-    with pytest.raises(VideoError, match=r"between 7\.0 and None.*0\.000 to 1\.960") as caught:
-        decode_video(clip, 2, backend=backend, start=7.0)
-    assert caught.value.kind == "no-frames"
+    for bounds, said in (
+        ({"start": 7.0}, r"from 7\.0 seconds on; nearest to that are frames at: 1\.960; correct"),
+        ({"start": 0.01, "end": 0.02}, r"between 0\.01 and 0\.02 seconds; .* frames at: 0\.000, 0\.040; correct"),
+    ):
+        with pytest.raises(VideoError, match=said) as caught:
+            decode_video(clip, 2, backend=backend, **bounds)
+        assert caught.value.kind == "no-frames"
 
 
 def test_interval_ends_long_before_the_file(tmp_path: Path) -> None:

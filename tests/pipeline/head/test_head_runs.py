@@ -195,7 +195,7 @@ def test_of_several_estimators_the_only_one_with_heatmaps_need_not_be_named(make
     made = make_store(second_pose=True, heatmap_clip="second")
     result = train_head(made.open(), head="vilp", out=tmp_path / "run", **FAST)
     assert result.selection.pose == made.second_pose.id
-    with pytest.raises(UsageError, match="pose is None, which does not name one group; choose one of"):
+    with pytest.raises(UsageError, match="several pose groups fit; choose one with --pose: "):
         train_head(made.open(), head="pvcs", out=tmp_path / "other", **FAST)
 
 

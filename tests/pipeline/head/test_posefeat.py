@@ -254,7 +254,7 @@ def bare_copy(made, tmp_path):
 def test_loaded_and_exported_where_they_are_named(made, tmp_path):
     store = FeatureStore.open(made / "store")
     assert not {"features", "scores", "seen"} & set(store.load(split=1, subset="test").tensors)
-    with pytest.raises(UsageError, match="posefeat is None, which does not name one group; choose one of: poseconv-sp"):
+    with pytest.raises(UsageError, match="several posefeat groups fit; choose one with --posefeat: poseconv-sp"):
         store.load(arrays=("scores",))
     with pytest.raises(MissingError, match="holds no posefeat features; add them with"):
         FeatureStore.open(made / "bare").load(arrays=("scores",))

@@ -225,3 +225,12 @@ def test_tokens_show_persons_where_they_look_like_nothing_else(make_store, tmp_p
     seeing = make_store("seeing", marked_boxes=6.0)
     found = run_study("tokens", config_of(seeing), out=tmp_path / "two").details["area"]
     assert all(area["low"] > 0.9 for area in found.values())
+
+
+@pytest.mark.parametrize("head", ["vcs", "mean", "attn"])
+def test_frames_of_a_head_without_pose_need_no_pose_group(make_store, tmp_path, head):
+    made = make_store(second_pose=True)
+    report = run_study("frames", config_of(made, head=HeadConfig(head=head)), out=tmp_path / "out")
+    assert [row[0] for row in report.rows] == list(dict.fromkeys(("mean", "vcs", head)))
+    assert report.sentences[0].startswith(f"{head} with all 4 frames")
+    assert len(report.sentences) == 1
