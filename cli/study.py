@@ -10,7 +10,19 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import as_json, only_result_on_stdout, say, shown_anyway
-from cli.options import ClipGroup, Device, Frames, Json, PoseGroup, Split, Store, complete_head, complete_store, named
+from cli.options import (
+    ClipGroup,
+    Device,
+    Frames,
+    Json,
+    PoseGroup,
+    Split,
+    Store,
+    TextGroup,
+    complete_head,
+    complete_store,
+    named,
+)
 from pipeline.studies import STUDIES
 
 if TYPE_CHECKING:
@@ -51,6 +63,7 @@ def study(
     to: Annotated[str | None, Opt(help="Store of another dataset (transfer).", autocompletion=complete_store)] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
+    text: TextGroup = None,
     device: Device = "auto",
     out: Annotated[str | None, Opt(help="Folder of the report (default: studies/<store>-<study>).")] = None,
     json: Json = False,
@@ -77,6 +90,7 @@ def study(
             device=device,
             clip=clip,
             pose=pose,
+            text=text,
             to=to,
             training=TrainConfig(epochs=epochs, precision=precision),
         )

@@ -34,6 +34,7 @@ class StudyConfig:
     split     number of the official split, or ``"all"``
     frames    T'
     seeds     how often every variant is trained
+    text      id of a text set, where a CLIP group has several
     to        store of another dataset (``transfer``)
     training  settings of every training
     """
@@ -46,6 +47,7 @@ class StudyConfig:
     device: str = "auto"
     clip: str | None = None
     pose: str | None = None
+    text: str | None = None
     to: str | None = None
     training: TrainConfig = field(default_factory=TrainConfig)
 
@@ -56,9 +58,13 @@ class StudyConfig:
             raise UsageError("epochs is 0; a study trains: give --epochs 1 or more")
 
     def job(self, config: HeadConfig, **options: Any) -> Job:
-        """``config`` on the study's store."""
-        given = {"clip": None if "video" in options else self.clip, "pose": self.pose, "frames": self.frames, **options}
-        return make_job(self.store, config, device=self.device, **given)
+        """``config`` on the study's store; ``options`` name other groups than the study does."""
+        named = {"clip": self.clip, "pose": self.pose, "text": self.text, "frames": self.frames}
+        if "video" in options:
+            del named["clip"]
+        if options.keys() & {"clip", "video"}:
+            del named["text"]  # another encoder, with text sets of its own or none
+        return make_job(self.store, config, device=self.device, **{**named, **options})
 
     def splits(self, job: Job) -> list[int]:
         splits = chosen_splits(job.store, self.split)

@@ -14,9 +14,10 @@ from extractions import small_config
 from pipeline.config import resolve
 from pipeline.extraction import extract
 from pipeline.forecast import forecast
-from pipeline.head import train_head
+from pipeline.head import HeadConfig, train_head
 from pipeline.progress import Progress
 from pipeline.repair import repair
+from pipeline.studies import StudyConfig
 from stages.clip.templates import DEFAULT_TEMPLATES, TEMPLATE_SETS, read_templates
 from store import FeatureStore, MissingError, UsageError
 from store.local import LocalObjects
@@ -69,6 +70,14 @@ def test_untrained_heads_are_tested_with_the_text_set_that_is_named(made: Path, 
     assert done.code == 0, done.err
     refused = vilp("evaluate", "--run", "runs/r", "--text", names[TWO])
     assert refused.error.endswith("but a run has groups of its own; give --run or --text")
+
+
+def test_a_study_reads_the_text_set_that_is_named(made: Path, tmp_path: Path) -> None:
+    names = texts(added(made, tmp_path / "s"))
+    config = StudyConfig(str(tmp_path / "s"), frames=2, device="cpu", text=names[TWO])
+    assert config.job(HeadConfig(head="vcs")).selection.text == names[TWO]
+    with pytest.raises(UsageError, match="choose one with --text: "):
+        dataclasses.replace(config, text=None).job(HeadConfig(head="vcs"))
 
 
 def test_a_damaged_text_set_is_made_again(made: Path, tmp_path: Path) -> None:
