@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.files import UnwrittenError
 from pipeline.progress import Progress
+from store.errors import UnwrittenError
 from store.printable import UNPRINTABLE, printable
 
 

@@ -14,17 +14,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from store.errors import StoreError
+from store.errors import UnwrittenError
 
 STAGED = ".new"
-
-
-class UnwrittenError(StoreError):
-    """A file that cannot be written. ``result`` is what was to be kept, where making it took long."""
-
-    result: Any = None
 
 
 @contextlib.contextmanager
@@ -35,8 +28,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UnwrittenError(
-            f"cannot write {path}: {reason}; make room there or name another place, and run the same command again",
-            kind="store-unwritable",
+            f"cannot write {path}: {reason}; make room there or name another place, and run the same command again"
         ) from error
 
 

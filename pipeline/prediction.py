@@ -13,7 +13,6 @@ import numpy as np
 from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
-from pipeline.files import UnwrittenError
 from pipeline.graph import Graph
 from pipeline.head.checkpoint import read_run
 from pipeline.head.evaluate import store_of
@@ -26,7 +25,7 @@ from pipeline.progress import Progress
 from stages.device import resolve_device
 from stages.types import VideoRef
 from store.commits import PARTIAL, QUARANTINED, CommitRow
-from store.errors import UsageError
+from store.errors import UnwrittenError, UsageError
 from store.reader import FeatureStore
 
 # Videos whose features are held at once: 135 MB of them with ViT-B/16 and 16 frames.

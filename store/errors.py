@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from store.printable import one_line
 
@@ -81,7 +82,7 @@ class RetryError(VilpError):
 class StoreError(VilpError):
     """The store cannot be used as it is."""
 
-    KINDS = (
+    KINDS: tuple[str, ...] = (
         "store-missing",
         "store-format",
         "store-version",
@@ -93,6 +94,13 @@ class StoreError(VilpError):
         "stale-lease",
         "too-many-failures",
     )
+
+
+class UnwrittenError(StoreError):
+    """What was found cannot be written. ``result`` is what was to be kept, where finding it took long."""
+
+    KINDS = ("store-unwritable",)
+    result: Any = None
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...] | list[object]) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison
-from pipeline.files import UnwrittenError, put_file
+from pipeline.files import put_file
 from pipeline.progress import Progress
-from store.errors import one_of
+from store.errors import UnwrittenError, one_of
 
 if TYPE_CHECKING:
     from pipeline.benchmarks.clips import ClipSet

@@ -22,11 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pipeline.files import UnwrittenError, is_empty, put_file, put_together, settle, writing
+from pipeline.files import is_empty, put_file, put_together, settle, writing
 from pipeline.head.metrics import ranking
 from pipeline.head.models import Head, build_head
 from pipeline.head.results import Prediction, RunResult
-from store.errors import MissingError, StoreError, UsageError
+from store.errors import MissingError, StoreError, UnwrittenError, UsageError
 from store.printable import command
 
 RECORD = "run.json"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.files import UnwrittenError, is_empty, put_together, settle
+from pipeline.files import is_empty, put_together, settle
 from pipeline.head.checkpoint import (
     FUSED,
     load_head,
@@ -22,7 +22,7 @@ from pipeline.head.checkpoint import (
 from pipeline.head.late import FORMAT, LateResult
 from pipeline.head.models import Head
 from pipeline.head.results import RunResult
-from store.errors import StoreError, UsageError, one_of
+from store.errors import StoreError, UnwrittenError, UsageError, one_of
 from store.printable import command
 
 

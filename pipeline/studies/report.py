@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import UnwrittenError, put_file
+from pipeline.files import put_file
 from pipeline.studies.verdict import MARGIN, Gain
-from store.errors import UsageError
+from store.errors import UnwrittenError, UsageError
 
 Cell = str | int | float | None
 

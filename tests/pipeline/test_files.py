@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import STAGED, UnwrittenError, put_file, put_together, settle
+from pipeline.files import STAGED, put_file, put_together, settle
 from pipeline.studies.report import Report, write_report
+from store.errors import UnwrittenError
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.files import UnwrittenError
 from pipeline.head import RunResult, TrainConfig, evaluate_run, selection, train_head
 from pipeline.head import data as head_data
 from pipeline.head import evaluate as head_evaluate
@@ -20,7 +19,7 @@ from pipeline.head.checkpoint import read_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.evaluate import prediction_of
 from pipeline.inspection import changed
-from store.errors import MissingError, StoreError, UsageError
+from store.errors import MissingError, StoreError, UnwrittenError, UsageError
 
 FAST = {"frames": 4, "epochs": 2, "device": "cpu", "training": TrainConfig(batch_size=16)}
 
