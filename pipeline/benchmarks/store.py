@@ -28,7 +28,7 @@ SIZE = "GB on disk"
 
 
 def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progress) -> list[Comparison]:
-    """Seconds from files, which the page cache holds, to tensors."""
+    """Seconds from files, which the page cache holds since they were read once, to tensors."""
     comparisons = []
     for what, arrays in ARRAYS.items():
         made_up = _fitting(MadeUp(config.store_videos, arrays), folder)
@@ -59,6 +59,9 @@ def _reading(what: str, made_up: MadeUp, config: BenchmarkConfig, folder: Path, 
         for way in group:
             progress.note(f"store: writing {way.name} ({made_up.nbytes / 1e9:.2f} GB)")
             way.write()
+        os.sync()  # the first round would wait for what is still on its way to the disk
+        for way in group:
+            way.load()  # and find other memory than the next ones
         whole.append(_timed(f"loading {what}", group, _whole_ways(group), made_up.count, config, progress))
         random = tuple(way for way in group if way.random)
         if random:
