@@ -30,7 +30,6 @@ def status(
     with only_result_on_stdout() as out:
         from pipeline.status import find_store, store_status
         from store.layout import QUARANTINE
-        from store.quarantine import next_steps
 
         found = store_status(find_store(store))
         if json:
@@ -59,9 +58,8 @@ def status(
             out(f"  quarantined: {video_id}: {kind}: {message}{f' (in {groups} groups)' if groups > 1 else ''}")
         if len(failures) > SHOWN:
             out(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
-        if found["quarantined"]:
-            for line in next_steps(found["store"], {row["kind"] for row in found["quarantined"]}):
-                out(f"  {line}")
+        for line in found["next_steps"]:
+            out(f"  {line}")
 
 
 @app.command()

@@ -107,8 +107,7 @@ def extract(
         if only_shards is not None:
             work = work.only(only_shards)
         _run(objects, config, graph, work, lease, summary, progress, trace)
-        report = refresh(lease.guard(objects))
-        summary.quarantine = None if report is None else objects.describe(report)
+        summary.note_quarantine(objects, *refresh(lease.guard(objects)))
     summary.seconds = time.monotonic() - began
     summary.profile = None if trace is None else trace.to_dict()
     return summary

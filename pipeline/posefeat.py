@@ -116,8 +116,7 @@ def extract_posefeat(
         summary.warnings = warnings
         for source in sources:
             _fill(source, store, lease, config, only_shards, summary, progress)
-        report = refresh(lease.guard(objects))
-        summary.quarantine = None if report is None else objects.describe(report)
+        summary.note_quarantine(objects, *refresh(lease.guard(objects)))
     summary.seconds = time.monotonic() - began
     return summary
 

@@ -16,6 +16,7 @@ from store.groups import Group, differences
 from store.lease import living
 from store.objects import Objects, open_objects
 from store.plan import read_plan
+from store.quarantine import next_steps
 from store.reader import FeatureStore
 
 
@@ -44,7 +45,8 @@ def store_status(url: str) -> dict[str, Any]:
 
     ``groups`` counts videos: ``committed``, of them ``partial`` and ``quarantined``, and ``left``. ``done`` are those
     that every group has committed. ``settings`` tell a group from others of its kind. ``running`` names the runs that
-    are alive, with the seconds since each last showed it.
+    are alive, with the seconds since each last showed it. ``next_steps`` are lines on what to do about what is
+    quarantined.
     """
     store = FeatureStore.open(url)
     objects = open_objects(url)
@@ -67,6 +69,7 @@ def store_status(url: str) -> dict[str, Any]:
                 "bytes": (commits.table.num_rows - bad) * sum(spec.nbytes for spec in group.modality.arrays.values()),
             }
         )
+    quarantined = store.quarantined()
     facts = ("host", "pid", "since", "part", "silent_seconds")
     return {
         "store": store.url,
@@ -78,7 +81,8 @@ def store_status(url: str) -> dict[str, Any]:
         "unlisted": store.plan.num_unlisted,
         "groups": groups,
         "running": [{name: holder[name] for name in facts} for holder in living(objects)],
-        "quarantined": store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist(),
+        "quarantined": quarantined.select(["video_id", "group", "kind", "message"]).to_pylist(),
+        "next_steps": next_steps(quarantined),
     }
 
 

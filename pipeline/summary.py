@@ -8,18 +8,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from store.commits import PARTIAL, QUARANTINED, CommitRow
+from store.objects import Objects
 from store.plan import Plan
+from store.quarantine import next_steps
 
 
 @dataclass
 class Summary:
     """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
     ``quarantined`` (by error kind) are counted; ``quarantine`` is where the report on all quarantined videos of the
-    store lies. Stage seconds add up over workers. ``retried_units`` are those of which something was done again because
-    a worker or a node died: ``shard`` (None: the class names), how many ``times``, and ``why``, a line each.
-    ``profile`` is what ``Trace.to_dict`` tells, where one was asked for."""
+    store lies, and ``next_steps`` are lines on what can be done about them. Stage seconds add up over workers.
+    ``retried_units`` are those of which something was done again because a worker or a node died: ``shard`` (None: the
+    class names), how many ``times``, and ``why``, a line each. ``profile`` is what ``Trace.to_dict`` tells, where one
+    was asked for."""
 
     store: str
     dataset: str
@@ -36,6 +40,7 @@ class Summary:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     quarantine: str | None = None
+    next_steps: list[str] = field(default_factory=list)
     profile: dict[str, Any] | None = None
     next_command: str = ""
 
@@ -75,6 +80,11 @@ class Summary:
     def retried(self, shard: int | None, why: Sequence[str]) -> None:
         """Something of a unit was done again, for one reason each time."""
         self.retried_units.append({"shard": shard, "times": len(why), "why": list(why)})
+
+    def note_quarantine(self, objects: Objects, report: str | None, rows: pa.Table) -> None:
+        """Of the whole store, as the run leaves it: key of the report, and its rows."""
+        self.quarantine = None if report is None else objects.describe(report)
+        self.next_steps = next_steps(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
