@@ -43,7 +43,12 @@ def status(
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
             out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
             if group["settings"]:
-                out(f"    {', '.join(f'{name} {value}' for name, value in group['settings'].items())}")
+                out(f"    {_words(group['settings'])}")
+            for text in found["texts"]:
+                if text["path"].startswith(f"{group['path']}/"):
+                    told = [_words(text["settings"])] if text["settings"] else []
+                    told += [] if text["committed"] else ["holds nothing yet: go on with vilp-pipe extract"]
+                    out(f"    {': '.join([text['path'].removeprefix(group['path'] + '/'), *told])}")
             if not group["committed"] and not found["running"]:
                 remove = command("delete", group["path"], "--store", found["store"])
                 out(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")
@@ -60,6 +65,10 @@ def status(
             out(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         for line in found["next_steps"]:
             out(f"  {line}")
+
+
+def _words(settings: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 @app.command()

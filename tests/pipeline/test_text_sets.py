@@ -17,6 +17,7 @@ from pipeline.forecast import forecast
 from pipeline.head import HeadConfig, train_head
 from pipeline.progress import Progress
 from pipeline.repair import repair
+from pipeline.status import store_status
 from pipeline.studies import StudyConfig
 from stages.clip.templates import DEFAULT_TEMPLATES, TEMPLATE_SETS, read_templates
 from store import FeatureStore, MissingError, UsageError
@@ -70,6 +71,25 @@ def test_untrained_heads_are_tested_with_the_text_set_that_is_named(made: Path, 
     assert done.code == 0, done.err
     refused = vilp("evaluate", "--run", "runs/r", "--text", names[TWO])
     assert refused.error.endswith("but a run has groups of its own; give --run or --text")
+
+
+def test_status_names_text_sets_and_what_they_differ_in(made: Path, tmp_path: Path, vilp: Vilp) -> None:
+    store = added(made, tmp_path / "s")
+    names, (clip,) = texts(store), [path for path in store.groups if path.startswith("clip/") and "/text/" not in path]
+    told = {DEFAULT_TEMPLATES: "a video of a person {}.", TWO: "a video of a person {}.+somebod…"}
+    expected = {f"    text/{name}: templates {told[templates]}" for templates, name in names.items()}
+    lines = vilp("status", "--store", store.url).out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.split()[:1] == [clip])
+    assert set(lines[at + 1 : at + 3]) == expected
+    with pytest.raises(UsageError) as refused:
+        store.text()
+    assert all(f"{name} (templates {told[templates]})" in str(refused.value) for templates, name in names.items())
+    (only,) = store_status(str(made))["texts"]
+    assert only == {"path": f"{clip}/text/{names[DEFAULT_TEMPLATES]}", "committed": True, "settings": {}}
+    shutil.rmtree(tmp_path / "s" / "_tables" / "commits" / clip / "text" / names[TWO])
+    assert (
+        f"    text/{names[TWO]}: templates {told[TWO]}: holds nothing yet" in vilp("status", "--store", store.url).out
+    )
 
 
 def test_a_study_reads_the_text_set_that_is_named(made: Path, tmp_path: Path) -> None:
