@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from store.commits import PARTIAL, QUARANTINED, CommitRow
-from store.objects import Objects
+from store.groups import read_groups
+from store.objects import Objects, is_remote
 from store.plan import Plan
+from store.printable import command
 from store.quarantine import next_steps
+from store.schema import Modality
+
+# Frames that heads read of a video unless told otherwise.
+DEFAULT_FRAMES = 8
 
 
 @dataclass
@@ -90,3 +97,31 @@ class Summary:
         """Plain JSON values."""
         rate = round(self.videos_per_second, 3)
         return {**asdict(self), "done": self.done, "videos_per_second": rate}
+
+
+def training_command(objects: Objects, ours: Collection[str], templates: Sequence[str]) -> str:
+    """A ``train-head`` that reads what a store holds: of several groups of a kind one of ``ours`` (paths), of several
+    text sets that of ``templates``."""
+    groups = [group.modality for group in read_groups(objects).values()]
+
+    def choose(kind: str, fits: Callable[[Modality], bool], parent: str = "") -> tuple[Modality | None, list[str]]:
+        """The first group of a kind that fits, and the option that names it where there are several."""
+        there = sorted((m for m in groups if (m.kind, m.parent) == (kind, parent)), key=lambda m: not fits(m))
+        return next(iter(there), None), [f"--{kind}", there[0].id] if len(there) > 1 else []
+
+    clip, options = choose("clip", lambda m: m.path in ours)
+    pose, pose_options = choose("pose", lambda m: m.path in ours)
+    video, _ = choose("video", lambda m: m.path in ours)
+    if clip is not None:
+        # The default head reads poses and both kinds of tokens.
+        default = pose is not None and {"value", "penult"} <= clip.arrays.keys()
+        options += pose_options if default else ["--head", "vcs"]
+        options += choose("text", lambda m: list(m.record["templates"]) == list(templates), clip.path)[1]
+        frames = clip.arrays["cls"].shape[clip.arrays["cls"].dims.index("frame")]
+        options += ["--frames", str(frames)] if frames < DEFAULT_FRAMES else []
+    elif video is not None:
+        options = ["--head", "mean", "--video", video.id]
+    else:
+        options = ["--head", "pose", *pose_options]
+    url = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
+    return command("train-head", "--store", url, *options)
