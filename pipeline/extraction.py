@@ -77,6 +77,9 @@ def extract(
     seed = dataset_seed(objects, config.seed)
     dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed)
     graph = make_graph(config, dataset.root)
+    for branch in graph.branches:
+        if branch.modality.kind == "clip":  # known now, and not after all videos
+            branch.build().check_text(dataset.class_names, config.templates)
     if config.strict and dataset.missing:
         raise StoreError(
             f"{len(dataset.missing)} listed videos are missing under {dataset.root}, the first {dataset.missing[0]!r}; "

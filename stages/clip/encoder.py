@@ -20,7 +20,7 @@ from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, file_digest, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
-from stages.clip.text import encode_prompts, encode_text
+from stages.clip.text import all_tokens, encode_prompts, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, class_token_alone, grid_side, why_no_tokens
 from stages.device import resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
@@ -175,6 +175,10 @@ class ClipEncoder:
         return encode_text(
             model, self.model.config["text_cfg"], class_names, templates, self.device, run=self._threads.map
         )
+
+    def check_text(self, class_names: Sequence[str], templates: Sequence[str]) -> None:
+        """Raise ``UsageError`` where ``encode_text`` would, without building the model."""
+        all_tokens(self.model.config["text_cfg"], class_names, templates)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Texts as they stand through the text tower, in fp32: float32 [N, D], not normalised. Builds the model anew;

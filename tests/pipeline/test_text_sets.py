@@ -148,3 +148,22 @@ def test_templates_come_by_name_from_a_file_or_as_they_are(tmp_path: Path) -> No
             read_templates(str(lines))
     with pytest.raises(UsageError, match="templates is 'ensembl'; allowed: video, name, photo, ensemble, templates"):
         read_templates("ensembl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({}, "---", "class name is '---', which has no word in it"),
+        ({}, "ab " * 74 + "ab", r"has 8\d tokens; allowed: up to 77"),
+        ({"templates": ("very " * 80 + "{}",)}, "run", "tokens; allowed: up to 77"),
+        ({"clip": "ViT-B-16-SigLIP", "tokens": ()}, "run", "take a model with CLIP's own tokenizer"),
+    ],
+)
+def test_class_names_that_do_not_serve_are_refused_before_any_video_is_decoded(
+    small_videos: Path, tmp_path: Path, changes: dict[str, object], name: str, words: str
+) -> None:
+    shutil.copytree(small_videos / "wave (left)", tmp_path / "videos" / "wave")
+    shutil.copytree(small_videos / "jump & run", tmp_path / "videos" / name)
+    with pytest.raises(UsageError, match=words):
+        extract(small_config(tmp_path / "videos", tmp_path / "store", **changes))
+    assert not (tmp_path / "store").exists()
