@@ -137,6 +137,8 @@ def test_templates_come_by_name_from_a_file_or_as_they_are(tmp_path: Path) -> No
     lines = tmp_path / "mine.txt"
     lines.write_text("a film of {}\n\n  {} outdoors \n")
     assert read_templates(str(lines)) == ("a film of {}", "{} outdoors")
+    lines.write_bytes(b"\xef\xbb\xbfa film of {}\r\n\r\n{} outdoors\r\n")
+    assert read_templates(str(lines)) == ("a film of {}", "{} outdoors")
     for text, message in (
         ("a {} b {}", "which has|give one {}"),
         ("", "a file without a line"),
