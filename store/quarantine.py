@@ -45,8 +45,12 @@ _ALL = {"clip", "pose", "video", "text"}
 
 def retry_command(url: str, recipe: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     """What computes the quarantined videos of a group again, and nothing else: ``recipe`` is the group's, and ``first``
-    that of the store's first run, whose settings hold where none are given."""
+    that of the store's first run, whose settings hold where none are given, but for files of another estimator."""
     words = []
+    if recipe.get("pose") != first.get("pose"):
+        first = {**first, "det_weights": None, "pose_weights": None, "pose_config": None}
+    elif recipe.get("pose_config") != first.get("pose_config"):
+        first = {**first, "det_weights": None, "pose_weights": None}
     if set(recipe.get("modalities", _ALL)) != _ALL:
         words += ["--modality", ",".join(recipe["modalities"])]
     for name in _SETTINGS:

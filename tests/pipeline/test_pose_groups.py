@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import stores
 from commands import Vilp
 from extractions import pose_config, small_config
 
@@ -190,6 +191,33 @@ UNMATCHED = {
     "wave (left)/c": "100% of the joints in some.parquet lie outside of 0 to 1, the farthest at (8, 16): they are "
     "those of a picture of another size, or of another video",
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ("d.onnx", "p.onnx", "a")),
+        ({"pose": "onnx", "pose_config": "a"}, ("d.onnx", "p.onnx", "a")),
+        ({"pose": "mmpose"}, (None, None, None)),
+        ({"pose": "mmpose", "det_weights": "d.pth", "pose_config": "a"}, ("d.pth", None, "a")),
+        ({"pose_config": "b"}, (None, None, "b")),
+    ],
+)
+def test_another_estimator_does_not_take_the_weights_of_the_first_run(
+    tmp_path: Path, given: dict[str, str], kept: tuple[str | None, ...]
+) -> None:
+    first = small_config(
+        tmp_path,
+        tmp_path / "s",
+        pose="onnx",
+        det_weights="d.onnx",
+        pose_weights="p.onnx",
+        pose_config="a",
+        pose_frames=8,
+    )
+    stores.build(tmp_path / "s", the_plan=dataclasses.replace(stores.plan(), source=first.recipe()))
+    config = resolve(str(tmp_path / "s"), given)
+    assert (config.det_weights, config.pose_weights, config.pose_config) == kept
 
 
 def test_unmatched_videos_are_reported(small_videos: Path, some_poses: Path, tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def test_a_group_is_tried_again_with_the_settings_that_the_first_run_had_not() -
     later = {**first, "pose": "onnx", "det_weights": "/a b/d.onnx", "modalities": ["pose"], "engine": "inline"}
     words = ["--modality", "pose", "--pose", "onnx", "--det-weights", "/a b/d.onnx"]
     assert shlex.split(retry_command("a s", later, first)) == [*plain[:4], *words, plain[-1]]
+    onnx = {**first, "pose": "onnx", "det_weights": "/d", "pose_weights": "/p"}
+    words = ["--pose", "mmpose", "--det-weights", "/d"]
+    assert shlex.split(retry_command("a s", {**onnx, "pose": "mmpose", "pose_weights": None}, onnx))[4:-1] == words
+    other = {**onnx, "pose_config": "rtmo", "pose_weights": None}
+    assert shlex.split(retry_command("a s", other, onnx))[4:-1] == ["--det-weights", "/d", "--pose-config", "rtmo"]
     later = {**first, "views": ["center", "flip"], "templates": ["a {}.", "b {}."], "frames": 8}
     words = ["--frames", "8", "--views", "center,flip", "--templates", "a {}.|b {}."]
     assert shlex.split(retry_command("a s", later, first)) == [*plain[:4], *words, plain[-1]]
