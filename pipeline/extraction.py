@@ -16,7 +16,7 @@ from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
-from pipeline.graph import Branch, Graph, make_graph
+from pipeline.graph import Branch, Graph, clip_config, make_graph
 from pipeline.groups import add_groups, other_versions
 from pipeline.plan import (
     Changes,
@@ -77,9 +77,10 @@ def extract(
     seed = dataset_seed(objects, config.seed)
     dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed)
     graph = make_graph(config, dataset.root)
-    for branch in graph.branches:
-        if branch.modality.kind == "clip":  # known now, and not after all videos
-            branch.build().check_text(dataset.class_names, config.templates)
+    if config.wants_clip:
+        from stages.clip.encoder import check_text  # needs torch
+
+        check_text(clip_config(config), dataset.class_names, config.templates)
     if config.strict and dataset.missing:
         raise StoreError(
             f"{len(dataset.missing)} listed videos are missing under {dataset.root}, the first {dataset.missing[0]!r}; "

@@ -31,6 +31,11 @@ from store.features import TextSet
 from store.schema import ArraySpec, Modality
 
 
+def check_text(config: ClipConfig, class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise ``UsageError`` where ``ClipEncoder.encode_text`` would, without building the model."""
+    all_tokens(resolve_model(config.model, config.pretrained).config["text_cfg"], class_names, templates)
+
+
 class ClipEncoder:
     """Clips in, arrays out, one row a clip, all float16 and none normalised to unit length:
 
@@ -175,10 +180,6 @@ class ClipEncoder:
         return encode_text(
             model, self.model.config["text_cfg"], class_names, templates, self.device, run=self._threads.map
         )
-
-    def check_text(self, class_names: Sequence[str], templates: Sequence[str]) -> None:
-        """Raise ``UsageError`` where ``encode_text`` would, without building the model."""
-        all_tokens(self.model.config["text_cfg"], class_names, templates)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Texts as they stand through the text tower, in fp32: float32 [N, D], not normalised. Builds the model anew;
