@@ -87,8 +87,9 @@ def verify(
         from dataclasses import asdict
 
         from pipeline.repair import repair as mend
-        from pipeline.status import changed_sources, find_store, video_ids
+        from pipeline.status import changed_sources, find_store
         from store.objects import open_objects
+        from store.plan import read_plan
         from store.verify import verify_store
 
         objects = open_objects(find_store(store))
@@ -102,7 +103,7 @@ def verify(
         if json:
             out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))
         else:
-            ids = video_ids(objects)
+            ids = read_plan(objects).lookup("slot", "video_id")
             for problem in report.problems:
                 out(f"{problem.key} {problem.message}")
                 if problem.slots:

@@ -96,7 +96,7 @@ def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *
         )
     rows = {row["video_id"]: row for row in pq.read_table(video_root(store) / ANNOTATIONS).to_pylist()}
     record = store.group("clip", clip).modality.record["frames"]
-    slots = dict(zip(store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist(), strict=True))
+    slots = store.plan.lookup("video_id", "slot")
     index = store.rows(frames_group(store, record), "index", [slots[video_id] for video_id in video_ids])
     index = index[:, np.arange(num_frames) * index.shape[1] // num_frames]
     start, end, persons = (

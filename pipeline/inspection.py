@@ -197,9 +197,7 @@ def with_verdicts(
     top: int = 5,
 ) -> list[Strip]:
     """Strips with what a head says of them; with the true class where ``store`` tells it."""
-    truths = (
-        {} if store is None else dict(zip(*(store.videos[n].to_pylist() for n in ("slot", "class_name")), strict=True))
-    )
+    truths = {} if store is None else store.plan.lookup("slot", "class_name")
     order = {int(slot): position for position, slot in enumerate(judgement.slots)}
     result = []
     for strip, slot in zip(made, slots, strict=True):

@@ -314,8 +314,7 @@ class _Files:
         for path in paths:
             self._scores |= read_scores(path, None if annotations is None else Path(annotations))
         self._store, self._training = store, frozenset(store.selected(split, "train"))
-        videos = store.videos
-        labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
+        labels = store.plan.lookup("video_id", "label")
         check_scores(", ".join(path.name for path in paths), self._scores, labels, len(store.class_names))
         record = {
             "network": "mmaction2",
@@ -325,10 +324,8 @@ class _Files:
         self.modality = Modality("posefeat", f"imported split{split}", record, _score_arrays(len(store.class_names)))
 
     def known(self) -> dict[int, CommitRow]:
-        columns = (self._store.videos[name].to_pylist() for name in ("slot", "video_id"))
-        return {
-            slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores
-        }
+        ids = self._store.plan.lookup("slot", "video_id")
+        return {slot: CommitRow(slot, OK) for slot, name in ids.items() if last_part(name) in self._scores}
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
         names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()

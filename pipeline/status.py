@@ -15,7 +15,6 @@ from store.errors import MissingError, UsageError
 from store.groups import Group, differences
 from store.lease import living
 from store.objects import Objects, open_objects
-from store.plan import read_plan
 from store.reader import FeatureStore
 
 
@@ -30,12 +29,6 @@ def find_store(store: str | None, *, stores: Path = Path("stores")) -> str:
     if not found:
         raise MissingError(f"no store under {stores}/; make one with: vilp-pipe extract --dataset synthetic")
     raise UsageError(f"store is not given and {stores}/ has several; choose with --store: {', '.join(map(str, found))}")
-
-
-def video_ids(objects: Objects) -> dict[int, str]:
-    """Video id of every slot of a store."""
-    videos = read_plan(objects).videos
-    return dict(zip(videos["slot"].to_pylist(), videos["video_id"].to_pylist(), strict=True))
 
 
 def store_status(url: str) -> dict[str, Any]:
@@ -101,7 +94,7 @@ def changed_sources(objects: Objects) -> list[str]:
     source = store.plan.source
     seed = dataset_seed(objects, 0)
     root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"], seed=seed).root
-    paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
+    paths = store.plan.lookup("slot", "path")
     recorded = {
         row["slot"]: row["source_sha256"]
         for group in store.groups.values()

@@ -152,7 +152,7 @@ class _StoredScores:
         self.warnings: tuple[str, ...] = (SEEN,) if imported else ()
         sources = {group.recipe["posefeat"][0] for group in self._groups.values()}
         self.directory: str | None = sources.pop() if len(sources) == 1 and not imported else None
-        self._slots = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "slot")), strict=True))
+        self._slots = store.plan.lookup("video_id", "slot")
 
     def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
         scores, seen = self._of(split, [name for _, held in folds for name in held])
@@ -294,7 +294,6 @@ def other_scores(
                 kind="missing-data",
             )
         merged |= read_scores(path, None if annotations is None else Path(annotations))
-    name, videos = ", ".join(path.name for path in paths), mine.job.store.videos
-    labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
-    check_scores(name, merged, labels, len(mine.run.class_names))
+    name = ", ".join(path.name for path in paths)
+    check_scores(name, merged, mine.job.store.plan.lookup("video_id", "label"), len(mine.run.class_names))
     return _FileScores(name, merged)

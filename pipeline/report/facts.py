@@ -173,7 +173,7 @@ def _examples(
         config=run.config,
         code=code,
     )
-    ids = dict(zip(*(store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))
+    ids = store.plan.lookup("slot", "video_id")
     result = []
     for slot, strip in zip(kept, with_verdicts(made, kept, run, judgement, store), strict=True):
         assert strip.verdict is not None

@@ -41,7 +41,7 @@ class StoredSource:
                 f"{self._group.path} has no frames group; run {command('verify', '--store', self._store.url)}"
             )
         self._frames = frames[0]
-        ids = dict(zip(*(self._store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))
+        ids = self._store.plan.lookup("slot", "video_id")
         self._slots = {ids[slot]: slot for slot in self._store.usable([self._group, self._frames])}
 
     def __contains__(self, key: str) -> bool:
