@@ -22,7 +22,7 @@ from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
 from store.errors import MissingError, StoreError, UsageError, nearest
-from store.groups import Group
+from store.groups import Group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -260,21 +260,21 @@ def _groups(store: FeatureStore, clip: str | None, pose: str | None, run: RunRes
     named = [store.group(kind, name) for kind, name in names.items() if name is not None]
     if run is not None:
         return [*selected_groups(store, run.selection), *named]
-    there = {group.modality.kind for group in store.groups.values()}
-    return [*named, *(store.group(kind) for kind, name in names.items() if name is None and kind in there)]
+    others = [kind for kind, name in names.items() if name is None and of_kind(store.groups, kind)]
+    return [*named, *map(store.group, others)]
 
 
 def _drawn(store: FeatureStore, kind: str, name: str | None, slots: Sequence[int]) -> Group | None:
     """The group that ``name`` picks, else the only one of a kind where it has features of all ``slots``, else None."""
     if name is not None:
         return store.group(kind, name)
-    of_kind = [group for group in store.groups.values() if group.modality.kind == kind]
-    return of_kind[0] if len(of_kind) == 1 and set(slots) <= set(store.usable(of_kind)) else None
+    groups = of_kind(store.groups, kind)
+    return groups[0] if len(groups) == 1 and set(slots) <= set(store.usable(groups)) else None
 
 
 def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
     """Which frames of each video a group of features is of: the group whose record is ``record``."""
-    found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
+    found = [group for group in of_kind(store.groups, "frames") if dict(group.modality.record) == record]
     if not found:
         verifying = command("verify", "--store", store.url)
         raise StoreError(f"{store.url} lacks the frames group of {record}; run: {verifying}", kind="store-corrupt")

@@ -81,8 +81,8 @@ def _settings(groups: Iterable[Group]) -> dict[str, dict[str, str]]:
     for group in groups:
         if group.modality.per_video and group.modality.kind != "frames":
             kinds.setdefault(group.modality.kind, []).append(group)
-    found = ((of_kind, differences(of_kind)) for of_kind in kinds.values())
-    return {g.path: words for of_kind, told in found for g, words in zip(of_kind, told, strict=True)}
+    found = ((alike, differences(alike)) for alike in kinds.values())
+    return {group.path: words for alike, told in found for group, words in zip(alike, told, strict=True)}
 
 
 def changed_sources(objects: Objects) -> list[str]:

@@ -36,6 +36,7 @@ from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
 from stages.device import resolve_device
 from store.errors import MissingError, StoreError, UsageError, one_of
+from store.groups import of_kind
 from store.printable import command
 from store.reader import SUBSETS, FeatureStore
 
@@ -345,14 +346,13 @@ def matching_selection(
     """What ``config`` reads in ``store``, as in the run: the same groups, or with ``allow_mismatch`` whatever it has.
     With ``other_videos`` the store is one of another dataset, so its numbers differ."""
     wanted = run.selection
-    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == wanted.encoder]
+    clips, poses = ([g.modality.id for g in of_kind(store.groups, kind)] for kind in (wanted.encoder, "pose"))
     if wanted.clip is not None and wanted.clip not in clips and not allow_mismatch:
         raise StoreError(
             f"the run was trained on features of {wanted.clip} and {store.url} has {', '.join(clips) or 'none'}; "
             "evaluate on the store it was trained from, or train again",
             kind="store-mismatch",
         )
-    poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
     there = wanted.clip in (None, *clips) and wanted.pose in (None, *poses)
     texts = recorded_texts(store, wanted) if there and not other_videos else None
     if texts is None and not other_videos and not allow_mismatch:

@@ -21,7 +21,7 @@ from pipeline.head.train import EpochReport, Progress, Run, fit_runs, new_head, 
 from stages.device import resolve_device
 from stages.pose.imports.scores import ClassScores, read_scores
 from store.errors import MissingError, UsageError
-from store.groups import Group
+from store.groups import Group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -191,7 +191,7 @@ def _imported(group: Group) -> bool:
 
 def _group_of(store: FeatureStore, named: str, split: int) -> Group:
     """The one ``posefeat`` group that ``named`` picks and whose network was trained on a split."""
-    groups = [group for group in store.groups.values() if group.modality.kind == "posefeat"]
+    groups = of_kind(store.groups, "posefeat")
     fitting = [group for group in groups if group.path.startswith(named)]
     own = [group for group in fitting if group.modality.record["trained_on"]["split"] == split]
     if not fitting:

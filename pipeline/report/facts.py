@@ -17,6 +17,7 @@ from pipeline.head.results import Prediction, RunResult
 from pipeline.inspection import changed, matching, quarantined, strips, with_verdicts
 from pipeline.judging import heads_of, judge
 from store.errors import StoreError
+from store.groups import of_kind
 from store.reader import FeatureStore
 
 
@@ -188,7 +189,7 @@ def _examples(
 
 def _detection(run: RunResult, store: FeatureStore) -> tuple[Detection, ...]:
     """By class, the class in which people are found least first; nothing where the run's store has no poses."""
-    poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
+    poses = [group.modality.id for group in of_kind(store.groups, "pose")]
     pose = run.selection.pose if run.selection.pose in poses else poses[0] if len(poses) == 1 else None
     if pose is None or "boxes" not in store.group("pose", pose).modality.arrays:
         return ()

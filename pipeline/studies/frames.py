@@ -16,6 +16,7 @@ from pipeline.studies.measures import class_means, class_medians, measure, terci
 from pipeline.studies.report import Cell, Report, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, gain_on, spearman_interval, top1
 from store.errors import UsageError
+from store.groups import of_kind
 
 THIRDS = ("least motion", "medium motion", "most motion")
 
@@ -26,9 +27,7 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
     The motion of a class is the median over its training videos of how far a joint moves between stored pose frames,
     in units of the person's size. It is told where the head reads poses.
     """
-    has_pose = any(
-        group.modality.kind == "pose" for group in config.job(HeadConfig(head="mean"), frames=1).store.groups.values()
-    )
+    has_pose = of_kind(config.job(HeadConfig(head="mean"), frames=1).store.groups, "pose")
     asked = config.head if has_pose or not config.head.reads_pose else HeadConfig(head="vcs")
     heads = list({head.head: head for head in (HeadConfig(head="mean"), HeadConfig(head="vcs"), asked)}.values())
     job = config.job(asked, frames=1)

@@ -17,6 +17,7 @@ from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percen
 from pipeline.studies.seen import compare, look
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
 from store.errors import MissingError
+from store.groups import of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -127,8 +128,7 @@ def common_verdict(gains: Sequence[Gain]) -> str:
 
 def _ids(store: FeatureStore, kinds: Sequence[str]) -> dict[str, str]:
     """The groups of some kinds: the kind of each by its id."""
-    found = [(group.modality.kind, group.modality.id) for group in store.groups.values()]
-    return {name: kind for wanted in kinds for kind, name in found if kind == wanted}
+    return {group.modality.id: kind for kind in kinds for group in of_kind(store.groups, kind)}
 
 
 def _groups(config: StudyConfig, kinds: Sequence[str], what: str) -> dict[str, str]:

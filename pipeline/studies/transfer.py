@@ -19,6 +19,7 @@ from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_o
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.verdict import gain, top1
 from store.errors import StoreError, UsageError
+from store.groups import of_kind
 
 
 def study_transfer(config: StudyConfig, told: Told) -> Report:
@@ -31,7 +32,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     job, target = config.job(config.head), open_store(config.to)
     if target.class_names == job.store.class_names:
         raise UsageError(f"to is {target.url}, which has the same classes; name a store of another dataset")
-    clips = [group for group in target.groups.values() if group.modality.kind == "clip"]
+    clips = of_kind(target.groups, "clip")
     wanted = _model(encoder_record(job.store, job.selection))
     alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
     if not alike:
