@@ -35,17 +35,17 @@ def list_datasets(
 
         rows: dict[str, Any] = {}
         for name, recipe in RECIPES.items():
-            root = default_root(name)
+            official, root = recipe.official, default_root(name)
             try:
                 present = len(load_dataset(name, root).videos)
             except VilpError:
                 present = 0
             rows[name] = {
-                "videos": recipe.videos,
-                "classes": recipe.classes,
+                "videos": official.num_videos,
+                "classes": official.num_classes,
                 "root": str(root),
                 "present": present,
-                "licence": recipe.licence,
+                "licence": official.licence,
                 "archives": [archive.url for archive in recipe.archives],
             }
         if json:

@@ -9,6 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.hmdb51 import HMDB51
+from pipeline.datasets.ucf101 import UCF101
 from pipeline.head.config import HeadConfig
 from pipeline.head.text import TextSide, no_text, text_side
 from stages.clip.config import DEFAULT_TOKENS
@@ -37,10 +39,7 @@ POSE_ARRAYS = {
 }
 
 # Official numbers of training and test videos by split.
-OFFICIAL_SPLITS: dict[str, tuple[tuple[int, int], ...]] = {
-    "hmdb51": ((3570, 1530),) * 3,
-    "ucf101": ((9537, 3783), (9586, 3734), (9624, 3696)),
-}
+OFFICIAL_SPLITS = {official.name: official.splits for official in (HMDB51, UCF101)}
 # A skeleton can be mirrored whatever the views of CLIP are.
 SKELETON_VIEWS = ("center", "flip")
 
