@@ -15,7 +15,7 @@ from pipeline.datasets.synthetic import ANNOTATIONS
 from pipeline.head.checkpoint import load_head
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs, load_inputs
-from pipeline.head.evaluate import make_job
+from pipeline.head.job import make_job
 from pipeline.head.metrics import clustered_interval, roc_area
 from pipeline.head.models import Head, TokenPoseHead
 from pipeline.head.results import RunResult
@@ -109,7 +109,7 @@ def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *
 def weights_of_run(run: RunResult, store: FeatureStore) -> Weighed:
     """Of the test videos of all splits of a run, the mean over its seeds."""
     parts = []
-    for split in sorted({score.split for score in run.scores}):
+    for split in run.splits:
         test = load_inputs(store, run.selection, run.config, split=split, subset="test", device="cpu")
         heads = [load_head(run, split, score.seed) for score in run.scores if score.split == split]
         parts.append(weights_of(heads, test))

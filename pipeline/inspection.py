@@ -87,7 +87,7 @@ def some_videos(
     recorded = None if run is None else read_run(run)
     rows = store.videos.to_pylist()
     usable = set(store.usable(_groups(store, clip, pose, recorded)))
-    column = None if recorded is None else f"split{min(score.split for score in recorded.scores)}"
+    column = None if recorded is None else f"split{recorded.splits[0]}"
     able = [row["video_id"] for row in rows if row["slot"] in usable and (column is None or row[column] == "test")]
     if not able:
         raise MissingError(

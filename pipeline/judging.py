@@ -45,9 +45,8 @@ class Judgement:
 
 def heads_of(run: RunResult, split: int | None = None) -> list[Head]:
     """The heads of one split of a run, a head a seed; of its first split unless told otherwise."""
-    splits = sorted({score.split for score in run.scores})
-    chosen = splits[0] if split is None else split
-    one_of("split", chosen, tuple(splits))
+    chosen = run.splits[0] if split is None else split
+    one_of("split", chosen, run.splits)
     return [load_head(run, chosen, score.seed) for score in run.scores if score.split == chosen]
 
 

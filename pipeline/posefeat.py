@@ -43,7 +43,6 @@ from pipeline.head.other_scores import (
     RunScores,
     as_logarithms,
     check_scores,
-    first_seed,
     last_part,
     log_probabilities,
 )
@@ -210,13 +209,13 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
         )
     store.group("pose", run.selection.pose)  # raises where it is not there
     videos, asked = set(store.videos["video_id"].to_pylist()), None
-    for split in sorted({score.split for score in run.scores}):
-        held = read_held(run, split, first_seed(run))
+    for split in run.splits:
+        held = read_held(run, split, run.seeds[0])
         if held is None:
             asked = asked or RunScores(replace(run, selection=replace(run.selection, store=store.url)), config.device)
             progress.note(f"training without each fold of the training videos of split {split}")
             _train_held(asked, split)
-            held = read_held(run, split, first_seed(run))
+            held = read_held(run, split, run.seeds[0])
             assert held is not None
         if strange := set(held[1].training) - videos:
             raise UsageError(
@@ -228,7 +227,7 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
 
 def _train_held(asked: RunScores, split: int) -> None:
     """Train the head of a split again without each fold of its training videos, and keep all beside the run."""
-    train, seed = asked.train(split), first_seed(asked.run)
+    train, seed = asked.train(split), asked.run.seeds[0]
     folds = inner_folds(train.labels.cpu().numpy(), train.sources)
     fitting, held = (
         tuple(tuple(train.video_ids[row] for row in rows) for rows in part) for part in zip(*folds, strict=True)
@@ -244,7 +243,7 @@ class _Network:
         self, run: RunResult, split: int, held: Sequence[Head], facts: Held, digest: str, store: FeatureStore
     ) -> None:
         self._run, self._split, self._held, self._facts, self._store = run, split, held, facts, store
-        self._head = load_head(run, split, first_seed(run))
+        self._head = load_head(run, split, run.seeds[0])
         pose = store.group("pose", run.selection.pose)
         width = int(self._head.classifier.in_features)  # type: ignore[union-attr,arg-type]
         record = {

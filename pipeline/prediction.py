@@ -14,9 +14,9 @@ from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
 from pipeline.graph import Graph
-from pipeline.head.checkpoint import read_run
-from pipeline.head.evaluate import store_of
+from pipeline.head.checkpoint import open_run
 from pipeline.head.fused import is_fused, read_fused
+from pipeline.head.job import store_of
 from pipeline.head.results import RunResult
 from pipeline.head.selection import Selection, needs_encoder
 from pipeline.inspection import best_classes, matching, strips, video_root, with_verdicts
@@ -104,7 +104,7 @@ def predict(
     if top < 1:
         raise UsageError(f"top is {top}; allowed: 1 or more classes")
     fused = read_fused(run) if not isinstance(run, RunResult) and is_fused(run) else None
-    runs = list(fused.runs) if fused else [run if isinstance(run, RunResult) else read_run(run)]
+    runs = list(fused.runs) if fused else [open_run(run)]
     recorded, places = runs[0], [store_of(of, store) for of in runs]
     settings = places[0]
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))

@@ -20,7 +20,8 @@ from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.made_up import SCALE, MadeUpSplits, make_splits, whole_store_nbytes, write_files, write_store
 from pipeline.benchmarks.plain_head import PlainVcs, train
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, make_job, train_head
+from pipeline.head.evaluate import train_head
+from pipeline.head.job import Job, make_job
 from pipeline.head.stack import together_pays
 from pipeline.head.train import EpochReport, Run, TrainConfig, fit_together, new_head
 from pipeline.progress import Progress

@@ -110,6 +110,11 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
     return RunResult.from_dict(data).at(Path(directory))
 
 
+def open_run(run: RunResult | str | os.PathLike[str]) -> RunResult:
+    """The record of a run, or of the one in a directory. Raises as ``read_run``."""
+    return run if isinstance(run, RunResult) else read_run(run)
+
+
 def put_predictions(directory: Path, table: pa.Table) -> str:
     """Put a table of predictions (see ``predictions_table``) into a directory; returns the file's SHA-256 (hex)."""
     return put_file(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))

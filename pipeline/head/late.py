@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.head.checkpoint import load_predictions, read_run
+from pipeline.head.checkpoint import load_predictions, open_run
 from pipeline.head.inner import inner_folds, inner_split
 from pipeline.head.metrics import hits
 from pipeline.head.other_scores import OtherScores, RunScores, log_probabilities, other_scores
@@ -117,7 +117,7 @@ def late_fusion(
     ``MissingError`` where there are no scores of the videos that the weight is chosen on, ``StoreError`` where the
     features are no longer those of a run.
     """
-    recorded = run if isinstance(run, RunResult) else read_run(run)
+    recorded = open_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; late fusion needs one with --epochs 1 or more")
     mine = RunScores(recorded, device, progress)
@@ -126,7 +126,7 @@ def late_fusion(
     splits: list[SplitFusion] = []
     few: list[str] = []
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
-    for split in sorted({score.split for score in recorded.scores}):
+    for split in recorded.splits:
         train = mine.train(split)
         labels = train.labels.cpu().numpy()
         folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, check_videos, chosen_splits, make_job
+from pipeline.head.job import Job, check_videos, chosen_splits, make_job
 from pipeline.head.metrics import hits
 from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment, leaks
 from pipeline.head.selection import coverage, random_weights

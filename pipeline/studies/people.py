@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.measures import Measures, class_means, measure, terciles

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.head.data import PART_INPUTS, POOLED_INPUTS, Inputs, load_skeletons, view_size
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.head.pooling import pool_tokens, view_heatmaps
 from pipeline.head.selection import stored_frames
 from stages.geometry import to_view

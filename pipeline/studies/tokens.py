@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.head.config import PATCH_TOKENS, HeadConfig
 from pipeline.head.data import Inputs, view_size
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.head.metrics import Resampling, percentiles, roc_area
 from pipeline.studies import STUDIES
 from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.head.data import load_inputs
-from pipeline.head.evaluate import chosen_splits
+from pipeline.head.job import chosen_splits
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
 from pipeline.head.selection import encoder_record, load_side, open_store, select
