@@ -219,12 +219,12 @@ def best_classes(scores: np.ndarray, class_names: Sequence[str], top: int) -> tu
 def decode(store: FeatureStore, rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> list[DecodeOutcome]:
     """Decode videos of the plan again, as ``record`` (of a frames group) says; never raises for a video."""
     root = video_root(store)
-    refs = [VideoRef(row["slot"], row["video_id"], str(root / row["path"]), row["start"], row["end"]) for row in rows]
+    refs = [VideoRef.of(row, root) for row in rows]
     config = DecodeConfig(record["decoder"], int(record["num_frames"]), record["max_short_side"])
     outcomes: list[DecodeOutcome] = []
     with DecodeWorker(config) as worker:
         while len(outcomes) < len(refs):
-            outcomes += [_kept(outcome) for outcome in worker(refs[len(outcomes) :]).results]
+            outcomes += [outcome.copied() for outcome in worker(refs[len(outcomes) :]).results]
     return outcomes
 
 
@@ -308,10 +308,3 @@ def _pictures(outcome: DecodeOutcome, index: np.ndarray) -> tuple[np.ndarray | N
             f"{outcome.ref.path} decodes to other frames than those that are stored; drawn from the store alone",
         )
     return outcome.video.frames, ""
-
-
-def _kept(outcome: DecodeOutcome) -> DecodeOutcome:
-    """With frames of its own: those of a worker are a view that changes later."""
-    if outcome.video is None:
-        return outcome
-    return replace(outcome, video=replace(outcome.video, frames=outcome.video.frames.copy()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipeline.head.other_scores import log_probabilities
 from pipeline.head.results import RunResult
 from pipeline.head.selection import selected_groups
 from pipeline.head.train import predict as logits_of
+from stages.cache import cache_in
 from store.errors import one_of
 from store.groups import Group
 from store.reader import FeatureStore
@@ -121,15 +121,8 @@ def _judgement(inputs: Inputs, scores: torch.Tensor, heads: Sequence[Head]) -> J
 def own_cache() -> Iterator[None]:
     """Keep tokens that are pooled meanwhile in a folder that goes again: they are of a few videos alone, and would take
     the place of those of the whole store."""
-    before = os.environ.get("VILP_CACHE")
-    with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder:
-        os.environ["VILP_CACHE"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("VILP_CACHE")
-            if before is not None:
-                os.environ["VILP_CACHE"] = before
+    with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder, cache_in(folder):
+        yield
 
 
 @torch.no_grad()

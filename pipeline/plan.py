@@ -239,10 +239,7 @@ class Work:
             groups = tuple(group for group, mask in self.left.items() if mask[span].any())
             yield Unit(
                 shard,
-                tuple(
-                    VideoRef(row["slot"], row["video_id"], str(self.root / row["path"]), row["start"], row["end"])
-                    for row in rows
-                ),
+                tuple(VideoRef.of(row, self.root) for row in rows),
                 groups,
                 {group: frozenset(slots[self.left[group][span]].tolist()) for group in groups},
                 {group: frozenset(slots[self.committed[group][span]].tolist()) for group in groups},

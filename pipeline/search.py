@@ -210,8 +210,7 @@ def _thumbnails(store: FeatureStore, found: Found, code: Collection[str]) -> Ite
     rows = {row["video_id"]: row for row in store.videos.to_pylist()}
     with DecodeWorker(DecodeConfig(record["decoder"], found.frames, THUMBNAIL)) as worker:
         for hit in found.hits:
-            row, path = rows[hit.video_id], video_root(store) / hit.path
-            (outcome,) = worker([VideoRef(row["slot"], hit.video_id, str(path), row["start"], row["end"])]).results
+            (outcome,) = worker([VideoRef.of(rows[hit.video_id], video_root(store))]).results
             if outcome.video is None:
                 yield hit, outcome.failure.message if outcome.failure else "no frames"
                 continue
