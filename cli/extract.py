@@ -13,7 +13,16 @@ import typer
 from cli.app import app
 from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
 from cli.forecast import forecast_lines
-from cli.options import Json, complete_dataset, complete_device, complete_run, complete_store, named, with_commas
+from cli.options import (
+    Json,
+    complete_dataset,
+    complete_device,
+    complete_run,
+    complete_store,
+    named,
+    split_names,
+    with_commas,
+)
 from cli.sizes import parse_bytes
 from store.errors import UsageError
 
@@ -276,10 +285,10 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     from stages.clip.templates import read_templates
 
     read: dict[str, Callable[[Any], Any]] = {
-        "views": _names,
-        "tokens": _names,
+        "views": split_names,
+        "tokens": split_names,
         "posefeat": tuple,
-        "modality": _names,
+        "modality": split_names,
         "templates": read_templates,
         "part": parse_part,
         "memory": partial(parse_bytes, "memory"),
@@ -290,10 +299,6 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and value is not False
     }
     return {field.name: given[field.name] for field in fields(ExtractConfig) if field.name in given.keys() - {"store"}}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show(summary: Any) -> None:

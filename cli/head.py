@@ -25,6 +25,7 @@ from cli.options import (
     complete_run,
     complete_store,
     named,
+    split_names,
 )
 from pipeline.progress import Progress
 from store.errors import UsageError
@@ -198,7 +199,7 @@ def train_head(
             result = train(
                 where,
                 head=config,
-                split=split if split == "all" or not split.isdecimal() else int(split),
+                split=split,
                 frames=frames,
                 seeds=seeds,
                 epochs=epochs,
@@ -270,7 +271,7 @@ def evaluate(
       vilp-pipe evaluate --store stores/ucf101 --zero-shot
       vilp-pipe evaluate --run runs/hmdb51-vcs --late runs/hmdb51-poseconv --out runs/hmdb51-late
     """
-    names = _names(views)
+    names = None if views is None else split_names(views)
     with only_result_on_stdout() as print_result:
         from pipeline import head as heads
         from pipeline.head.protocols import crosses_datasets
@@ -345,12 +346,8 @@ def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
     return report
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _numbers(text: str) -> tuple[int, ...]:
-    names = _names(text) or ()
+    names = split_names(text)
     if not all(name.isdecimal() for name in names):
         raise UsageError(f"few-shot is {text!r}; allowed: numbers from 1 on, such as 2,4,8,16")
     return tuple(int(name) for name in names)

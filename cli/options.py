@@ -28,6 +28,11 @@ def with_commas(*names: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _holding(record: str, below: str) -> Callable[[str], list[str]]:
     """Completion with the folders under ``below`` that hold a file, or else with folders of the disk."""
 

@@ -79,6 +79,12 @@ def settle(folder: Path, record: str) -> None:
         staged.rmdir()
 
 
+def free_path(path: Path) -> Path:
+    """``path``, or the first of ``<path>-2``, ``<path>-3``, ... where there is nothing."""
+    candidates = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing, but perhaps what was written in vain."""
     return all(path.name == STAGED for path in folder.iterdir())

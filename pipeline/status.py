@@ -18,17 +18,17 @@ from store.objects import Objects, open_objects
 from store.reader import FeatureStore
 
 
-def find_store(store: str | None, *, stores: Path = Path("stores")) -> str:
+def find_store(store: str | None) -> str:
     """The named store, or the only one under ``stores/``. Raises ``UsageError`` that lists them where there are
     several."""
     if store is not None:
         return store
-    found = sorted(path.parent.parent for path in stores.glob("*/_tables/store.json"))
+    found = sorted(path.parent.parent for path in Path("stores").glob("*/_tables/store.json"))
     if len(found) == 1:
         return str(found[0])
     if not found:
-        raise MissingError(f"no store under {stores}/; make one with: vilp-pipe extract --dataset synthetic")
-    raise UsageError(f"store is not given and {stores}/ has several; choose with --store: {', '.join(map(str, found))}")
+        raise MissingError("no store under stores/; make one with: vilp-pipe extract --dataset synthetic")
+    raise UsageError(f"store is not given and stores/ has several; choose with --store: {', '.join(map(str, found))}")
 
 
 def store_status(url: str) -> dict[str, Any]:

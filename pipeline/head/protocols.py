@@ -169,12 +169,12 @@ def _zero_shot(job: Job, trained: RunResult | None, run: RunResult | None) -> Ze
     )
 
 
-def half_class_top1(scores: Sequence[np.ndarray], labels: np.ndarray, draws: int = HALF_SPLITS) -> tuple[float, ...]:
+def half_class_top1(scores: Sequence[np.ndarray], labels: np.ndarray) -> tuple[float, ...]:
     """Top-1 among a random half of the classes, on their videos, for several draws of it: the mean over ``scores``,
     each [N, C]. Draws without any video are left out, and all where one class remains, which is always right."""
     classes = scores[0].shape[1]
     found = []
-    for seed in range(draws if classes >= 4 else 0):
+    for seed in range(HALF_SPLITS if classes >= 4 else 0):
         kept = np.sort(np.random.default_rng(seed).permutation(classes)[: classes // 2])
         rows = np.isin(labels, kept)
         if rows.any():

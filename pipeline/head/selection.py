@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.datasets.hmdb51 import HMDB51
 from pipeline.datasets.ucf101 import UCF101
+from pipeline.files import free_path
 from pipeline.head.config import HeadConfig
 from pipeline.head.text import TextSide, no_text, text_side
 from stages.clip.config import DEFAULT_TOKENS
@@ -273,6 +274,4 @@ def random_weights(store: FeatureStore, selection: Selection) -> bool:
 
 def default_run_directory(store: FeatureStore, head: str) -> Path:
     """The first free one of ``runs/<store>-<head>``, ``runs/<store>-<head>-2``, ..."""
-    name = f"{Path(store.url).name}-{head}"
-    candidates = [Path("runs") / name] + [Path("runs") / f"{name}-{number}" for number in range(2, 10_000)]
-    return next(path for path in candidates if not path.exists())
+    return free_path(Path("runs") / f"{Path(store.url).name}-{head}")

@@ -13,7 +13,7 @@ from pipeline.head.selection import stored_frames
 from pipeline.studies import STUDIES
 from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
 from pipeline.studies.measures import class_means, class_medians, measure, terciles
-from pipeline.studies.report import Cell, Report, gain_cells, percent
+from pipeline.studies.report import Cell, Report, draw_intervals, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, gain_on, spearman_interval, top1
 from store.errors import UsageError
 from store.groups import of_kind
@@ -129,13 +129,7 @@ def _curves(
         left.legend()
         left.grid(color="0.9")
         for axis in right:
-            middle = [100 * g.gain for g in by_motion.values()]
-            below = [100 * (g.gain - g.low) for g in by_motion.values()]
-            above = [100 * (g.high - g.gain) for g in by_motion.values()]
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.errorbar(range(len(by_motion)), middle, yerr=[below, above], fmt="o", capsize=4)
-            axis.set_xticks(range(len(by_motion)), list(by_motion))
-            axis.set_xlim(-0.5, len(by_motion) - 0.5)
+            draw_intervals(axis, by_motion)
             axis.set_xlabel("thirds of the classes by keypoint velocity")
             axis.set_ylabel(f"{main}: gain of {counts[-1]} frames over 1, points")
 

@@ -14,7 +14,7 @@ from pipeline.head.job import Job
 from pipeline.studies import STUDIES
 from pipeline.studies.base import CAVEAT, StudyConfig, Told, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.measures import Measures, class_means, measure, terciles
-from pipeline.studies.report import Report, gain_cells
+from pipeline.studies.report import Report, draw_intervals, gain_cells
 from pipeline.studies.verdict import Gain, Trend, gain_on, spearman_interval, top1
 
 THIRDS = ("lowest third", "middle third", "highest third")
@@ -174,13 +174,7 @@ def _steps(gains: dict[str, Gain]) -> Callable[[Any], None]:
     def draw(figure: Any) -> None:
         figure.set_size_inches(6.5, 4)
         axis = figure.add_subplot()
-        axis.axhline(0, color="0.4", linewidth=0.8)
-        middle = [100 * g.gain for g in gains.values()]
-        below = [100 * (g.gain - g.low) for g in gains.values()]
-        above = [100 * (g.high - g.gain) for g in gains.values()]
-        axis.errorbar(range(len(gains)), middle, yerr=[below, above], fmt="o", capsize=4)
-        axis.set_xticks(range(len(gains)), list(gains))
-        axis.set_xlim(-0.5, len(gains) - 0.5)
+        draw_intervals(axis, gains)
         axis.set_xlabel("visible joints of the person seen best (quarters of the test videos)")
         axis.set_ylabel("gain of pose in top-1, points")
         axis.set_title("gain of pose where joints are hidden (95% intervals)", fontsize=10)
