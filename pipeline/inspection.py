@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
 from store.errors import MissingError, StoreError, UsageError, nearest
+from store.features import Features
 from store.groups import Group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
@@ -154,38 +155,33 @@ def strips(
     index, times = (store.rows(timing, name, list(slots)) for name in ("index", "pts"))
     features = _load(store, slots, clip_group, pose_group)
     rows = {row["slot"]: row for row in store.videos.to_pylist()}
-    runs_code = ":" in record["decoder"] and record["decoder"] not in code
-    outcomes = [] if runs_code else decode(store, [rows[slot] for slot in slots], record)
+    refused = refused_decoder(record, code)
+    outcomes = [] if refused else decode(store, [rows[slot] for slot in slots], record)
     order = {int(slot): position for position, slot in enumerate(features.slots)}
     made = []
     for number, slot in enumerate(slots):
-        row = rows[slot]
-        keypoints = boxes = shares = None
-        if pose_group is not None:
-            steps = features["keypoints"].shape[1]
-            keypoints, boxes = (
-                features[name][order[slot]].numpy()[places * steps // stored] for name in ("keypoints", "boxes")
-            )
-            if config.persons == "moving":
-                width, height = features.sizes[order[slot]]
-                shares = motion_shares(features["keypoints"][order[slot]][None], (width / height)[None])[0].numpy()
-        pictures, note = None, f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
-        if not runs_code:
-            pictures, note = _pictures(outcomes[number], index[number])
+        pictures, note = (None, refused) if refused else _pictures(outcomes[number], index[number])
         made.append(
             Strip(
-                title=f"{row['video_id']}  ({row['class_name']})",
+                title=f"{rows[slot]['video_id']}  ({rows[slot]['class_name']})",
                 size=tuple(int(side) for side in features.sizes[order[slot]]),  # type: ignore[arg-type]
                 times=times[number][places],
                 pictures=None if pictures is None else pictures[places],
-                keypoints=keypoints,
-                boxes=boxes,
-                shares=shares,
                 view=_view(clip_group, config.sigma),
                 note=note,
+                **({} if pose_group is None else _poses(features, order[slot], config, places, stored)),
             )
         )
     return made
+
+
+def refused_decoder(record: Mapping[str, Any], code: Collection[str]) -> str:
+    """Why the frames that ``record`` (of a frames group) tells of are not decoded again: the store's decoder is code
+    that ``code`` does not name. Empty where they may be."""
+    decoder = record["decoder"]
+    if ":" not in decoder or decoder in code:
+        return ""
+    return f"the store was decoded by code, {decoder}: to run it, name it with --code"
 
 
 def with_verdicts(
@@ -281,10 +277,21 @@ def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
     return found[0]
 
 
-def _load(store: FeatureStore, slots: Sequence[int], clip: Group | None, pose: Group | None) -> Any:
+def _load(store: FeatureStore, slots: Sequence[int], clip: Group | None, pose: Group | None) -> Features:
     arrays = (("cls",) if clip else ()) + (("keypoints", "boxes") if pose else ())
     clip_id, pose_id = (None if group is None else group.modality.id for group in (clip, pose))
     return store.load(arrays=arrays, slots=slots, clip=clip_id, pose=pose_id)
+
+
+def _poses(features: Features, row: int, config: HeadConfig, places: np.ndarray, stored: int) -> dict[str, Any]:
+    """What a ``Strip`` shows of the persons of a video, at ``places`` among the ``stored`` frames."""
+    keypoints = features["keypoints"][row]
+    at = places * len(keypoints) // stored
+    found = {"keypoints": keypoints.numpy()[at], "boxes": features["boxes"][row].numpy()[at]}
+    if config.persons == "moving":
+        width, height = features.sizes[row]
+        found["shares"] = motion_shares(keypoints[None], (width / height)[None])[0].numpy()
+    return found
 
 
 def _view(clip: Group | None, sigma: float) -> View | None:
