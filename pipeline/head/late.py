@@ -127,41 +127,14 @@ def late_fusion(
     few: list[str] = []
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
     for split in recorded.splits:
-        train = mine.train(split)
-        labels = train.labels.cpu().numpy()
-        folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]
-        names = [([train.video_ids[row] for row in part], [train.video_ids[row] for row in out]) for part, out in folds]
-        held = np.sort(np.concatenate([out for _, out in folds])).tolist()
-        validation = theirs.held_out(split, names)
-        known = [row for row in held if train.video_ids[row] in validation]
-        if not known:
-            raise MissingError(
-                f"{theirs.name} has no scores of the {len(held)} training videos of split {split} on which the weight "
-                "is chosen; give --late scores of the training videos as well",
-                kind="missing-data",
-            )
-        own = mine.held_out(split, names)
-        heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
-        sources = [train.sources[row] for row in known]
-        weight, tried = choose_weight(heads, others, labels[known], sources)
-        if (count := len(set(sources))) < FEWEST_SOURCES:
+        validated = _validated(split, mine, theirs)
+        if validated["validation_sources"] < FEWEST_SOURCES:
             few.append(
-                f"the weight of split {split} is chosen on {count} sources; of fewer than {FEWEST_SOURCES} no gain can "
-                "be told from luck, so it is 0 whatever the other scores are"
+                f"the weight of split {split} is chosen on {validated['validation_sources']} sources; of fewer than "
+                f"{FEWEST_SOURCES} no gain can be told from luck, so it is 0 whatever the other scores are"
             )
-        mine_of_split = [p for p in predictions if p.split == split]
-        tested, of_split = _tested(mine_of_split, mine, theirs, weight)
-        splits.append(
-            SplitFusion(
-                split=split,
-                weight=weight,
-                validation=tried,
-                validation_videos=len(known),
-                validation_sources=count,
-                folds=len(folds),
-                **tested,
-            )
-        )
+        tested, of_split = _tested([p for p in predictions if p.split == split], mine, theirs, validated["weight"])
+        splits.append(SplitFusion(split=split, **validated, **tested))
         for name, found in of_split.items():
             parts[name] += found
     return LateResult(
@@ -177,6 +150,35 @@ def late_fusion(
         gains={name: _gain(parts["fused"], parts[name]) for name in ("head", "other")},
         predictions=tuple(parts["fused"]),
     )
+
+
+def _validated(split: int, mine: RunScores, theirs: OtherScores) -> dict[str, Any]:
+    """What a ``SplitFusion`` says of the weight and of the training videos that it is chosen on. Raises
+    ``MissingError`` where there are no other scores of these."""
+    train = mine.train(split)
+    labels = train.labels.cpu().numpy()
+    folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]
+    names = [([train.video_ids[row] for row in part], [train.video_ids[row] for row in out]) for part, out in folds]
+    held = np.sort(np.concatenate([out for _, out in folds])).tolist()
+    validation = theirs.held_out(split, names)
+    known = [row for row in held if train.video_ids[row] in validation]
+    if not known:
+        raise MissingError(
+            f"{theirs.name} has no scores of the {len(held)} training videos of split {split} on which the weight "
+            "is chosen; give --late scores of the training videos as well",
+            kind="missing-data",
+        )
+    own = mine.held_out(split, names)
+    heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
+    sources = [train.sources[row] for row in known]
+    weight, tried = choose_weight(heads, others, labels[known], sources)
+    return {
+        "weight": weight,
+        "validation": tried,
+        "validation_videos": len(known),
+        "validation_sources": len(set(sources)),
+        "folds": len(folds),
+    }
 
 
 def _gain(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, Any]:

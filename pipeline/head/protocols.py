@@ -255,22 +255,13 @@ def few_shot(
             warnings.append(
                 f"split {split}: {small} classes have fewer than {max(shots)} training videos; all are used"
             )
-        trained: list[tuple[int, Run]] = []
-        for count in shots:
-            runs = []
-            for seed in recorded.seeds:
-                picked = few_rows(train, count, seed)
-                runs.append(Run(new_head(job.config, train, job.text, seed=seed, rows=picked), picked, split, seed))
-            sizes[count] += [len(one.rows) for one in runs]
-            steps = [math.ceil(n / recorded.training.batch_size) for n in (len(train), len(runs[0].rows))]
-            settings = replace(recorded.training, epochs=math.ceil(recorded.training.epochs * steps[0] / steps[1]))
-            fit_runs(runs, train, settings, progress)
-            trained += [(count, one) for one in runs]
+        trained = {count: _train_few(job, recorded, train, split, count, progress) for count in shots}
         del train
         test = job.inputs(split, "test")
         warnings += absent_classes(test.labels, store, split, "test")
-        for count, one in trained:
-            predictions[count].append(prediction_of(one.head, test, split, one.seed))
+        for count, runs in trained.items():
+            sizes[count] += [len(one.rows) for one in runs]
+            predictions[count] += [prediction_of(one.head, test, split, one.seed) for one in runs]
     rows = []
     for count in shots:
         splits = summarise(predictions[count])
@@ -286,6 +277,18 @@ def few_shot(
         warnings=tuple(dict.fromkeys(warnings)),
         environment=environment(job.device),
     )
+
+
+def _train_few(job: Job, run: RunResult, train: Inputs, split: int, count: int, progress: Progress | None) -> list[Run]:
+    """The head of a run trained again on ``count`` videos a class, once a seed, in as many steps as the run took."""
+    runs = []
+    for seed in run.seeds:
+        picked = few_rows(train, count, seed)
+        runs.append(Run(new_head(job.config, train, job.text, seed=seed, rows=picked), picked, split, seed))
+    steps = [math.ceil(n / run.training.batch_size) for n in (len(train), len(runs[0].rows))]
+    settings = replace(run.training, epochs=math.ceil(run.training.epochs * steps[0] / steps[1]))
+    fit_runs(runs, train, settings, progress)
+    return runs
 
 
 def few_rows(train: Inputs, count: int, seed: int) -> torch.Tensor:
