@@ -94,7 +94,7 @@ def verify(
 
         objects = open_objects(find_store(store))
         progress = make_progress()
-        report = verify_store(objects, progress=progress.note)
+        report = verify_store(objects, note=progress.note)
         if repair and (report.problems or report.leftovers):
             for problem in report.problems:
                 progress.warn(f"{problem.key} {problem.message}")

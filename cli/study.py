@@ -102,6 +102,6 @@ def study(
                 print_result(f"{kind}: {path}")
 
         with shown_anyway(show):
-            report = run_study(name, config, out=out, told=say)
+            report = run_study(name, config, out=out, note=say)
         show(report)
         keep_config(Path(report.files["json"]).parent, store=config.store)

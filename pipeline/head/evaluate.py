@@ -95,7 +95,7 @@ def _train(
                 untrained = new_head(job.config, train, job.text, seed=seed, rows=of_split)
                 runs.append(Run(untrained, of_split, number, seed))
         warnings += train.notes
-        losses = fit_runs(runs, train, settings, curves, told=warnings.append)
+        losses = fit_runs(runs, train, settings, curves, note=warnings.append)
         seconds = (time.perf_counter() - started) / len(runs)
         del train
         for number in rows:

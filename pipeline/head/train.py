@@ -204,11 +204,11 @@ def fit_runs(
     config: TrainConfig,
     progress: Progress | None = None,
     *,
-    told: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """``fit`` for several runs, in one program where that pays, of as many of them as fit into memory.
 
-    Where not even one does, the features leave the device for good, and ``told`` hears of it. Raises ``UsageError``
+    Where not even one does, the features leave the device for good, and ``note`` hears of it. Raises ``UsageError``
     where that is not enough.
     """
     size, streamed = len(runs) if together_pays(inputs, config.batch_size) else 1, False
@@ -221,7 +221,7 @@ def fit_runs(
                 size = math.ceil(size / 2)
             elif not streamed:
                 streamed = True
-                told(does_not_fit(inputs.tensors, str(inputs.device)))
+                note(does_not_fit(inputs.tensors, str(inputs.device)))
                 inputs.leave_device()
             else:
                 raise UsageError(

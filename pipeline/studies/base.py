@@ -20,7 +20,7 @@ from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
 from pipeline.studies.verdict import Outcomes
 from store.errors import UsageError
 
-Told = Callable[[str], None]
+Note = Callable[[str], None]
 # Behind every gain over a head without pose that no placebo has been compared with.
 CAVEAT = "This is the gain over the head without pose; whether it is the pose that gives it, `study pose` tells."
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.head.config import HeadConfig
 from pipeline.head.selection import stored_frames
 from pipeline.studies import STUDIES
-from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
+from pipeline.studies.base import Note, StudyConfig, as_dict, outcomes, settings_of, warnings_of
 from pipeline.studies.measures import class_means, class_medians, measure, terciles
 from pipeline.studies.report import Cell, Report, draw_intervals, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, gain_on, spearman_interval, top1
@@ -21,7 +21,7 @@ from store.groups import of_kind
 THIRDS = ("least motion", "medium motion", "most motion")
 
 
-def study_frames(config: StudyConfig, told: Told) -> Report:
+def study_frames(config: StudyConfig, note: Note) -> Report:
     """Train each head with T' = 1, 2, 4, ... frames up to all that are stored.
 
     The motion of a class is the median over its training videos of how far a joint moves between stored pose frames,
@@ -45,7 +45,7 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
                 train, test = of_count.inputs(split, "train"), of_count.inputs(split, "test")
                 result = outcomes(head, of_count.text, train, test, config.training, config.seeds, split)
                 found.setdefault((head.head, frames), []).append(result)
-                told(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
+                note(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
         labels.append(test.labels.cpu().numpy())
         sources.append(test.sources)
         if asked.reads_pose:

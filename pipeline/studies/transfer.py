@@ -15,14 +15,14 @@ from pipeline.head.protocols import retarget
 from pipeline.head.selection import encoder_record, load_side, open_store, select
 from pipeline.head.train import Run, fit_runs, new_head, predict
 from pipeline.studies import STUDIES
-from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
+from pipeline.studies.base import CAVEAT, Note, StudyConfig, as_dict, settings_of, warnings_of, without_pose
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.verdict import gain, top1
 from store.errors import StoreError, UsageError
 from store.groups import of_kind
 
 
-def study_transfer(config: StudyConfig, told: Told) -> Report:
+def study_transfer(config: StudyConfig, note: Note) -> Report:
     """Train on splits of one dataset, take the text stream to the classes of another, and test on all its videos."""
     if config.to is None:
         raise UsageError("to is not given; name the store of another dataset with --to")
@@ -54,7 +54,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     results: dict[str, list[np.ndarray]] = {"untrained, video + text": [untrained] * len(splits)}
     for split in splits:
         train = job.inputs(split, "train")
-        told(f"split {split}: training on {len(train)} videos of {job.store.dataset_name}")
+        note(f"split {split}: training on {len(train)} videos of {job.store.dataset_name}")
         for name, head in (("video + text", off), ("video + pose + text", config.head)):
             inputs, every = train.only(head.inputs), torch.arange(len(train))
             runs = [
@@ -65,7 +65,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
             tests = test.only(head.text_stream.inputs)
             found = np.stack([hits(predict(one, tests).numpy(), labels) for one in moved])
             results.setdefault(name, []).append(found)
-            told(f"split {split}, {name}: top-1 {found.mean():.1%} on {len(test)} videos of {target.dataset_name}")
+            note(f"split {split}, {name}: top-1 {found.mean():.1%} on {len(test)} videos of {target.dataset_name}")
     # Every split's heads are tested on the same videos, so a source is drawn for all of them at once.
     real, sources = results["video + pose + text"], [test.sources] * len(splits)
     gains = {name: gain(real, other, sources) for name, other in results.items() if other is not real}

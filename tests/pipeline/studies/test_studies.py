@@ -32,7 +32,7 @@ def test_every_study_writes_its_answer(make_store, tmp_path, name):
         other = make_store("other", class_names=("pour", "run", "swim", "talk"), order=(2, 0, 3, 1), dataset="others")
         options["to"] = str(other.root)
     lines = []
-    report = run_study(name, config_of(made, seeds=2, **options), out=tmp_path / "out", told=lines.append)
+    report = run_study(name, config_of(made, seeds=2, **options), out=tmp_path / "out", note=lines.append)
     assert report.verdict in (HELPS, EQUIVALENT, INCONCLUSIVE)
     assert lines
     record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
