@@ -1,6 +1,6 @@
-"""Features of a few videos, computed now with the settings of a store, as a store of their own that goes again.
+"""Features of a few videos, computed now with the settings of a store, as a temporary store of their own.
 
-Nothing is computed in another way than by ``extract``: the same decoder, stages and writer, so the same bytes.
+They are computed as ``extract`` does it, by the same decoder, stages and writer, so they are the same bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def recorded_graphs(
     weights  files in place of those that the store remembers, by setting (see ``WEIGHTS``); the contents must be the
              same
     code     decoders and estimators of the user's own (``module:name``) and configs in Python that may be run: a store
-             is data, and may be a stranger's
+             is data, which a stranger may have written
 
     Raises ``UsageError`` where the store names code that is not among ``code``, ``MissingError`` where a weight file is
     gone, with its name, and ``StoreError`` (``store-mismatch``) where weights, library versions or hardware of today

@@ -119,8 +119,8 @@ def _judgement(inputs: Inputs, scores: torch.Tensor, heads: Sequence[Head]) -> J
 
 @contextlib.contextmanager
 def own_cache() -> Iterator[None]:
-    """Keep tokens that are pooled meanwhile in a folder that goes again: they are of a few videos alone, and would take
-    the place of those of the whole store."""
+    """Keep tokens that are pooled meanwhile in a temporary folder: they are of a few videos alone, and would take the
+    place of those of the whole store."""
     with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder, cache_in(folder):
         yield
 

@@ -9,7 +9,7 @@ A network learns from the training videos of one split, which are test videos of
 its record names the split and a hash of those videos, and ``seen`` marks them one by one: late fusion refuses the group
 where a test video was seen.
 
-Weights of a fusion are chosen on the training videos. Of these a network that was trained on them says too much, so a
+Weights of a fusion are chosen on the training videos. A network that was trained on them is too sure of them, so a
 run's head is trained again without each fold of them, and the scores of that fold are of the network that has not seen
 it (``features`` are all of the first network: two networks have two spaces).
 
@@ -189,8 +189,7 @@ def _fill(
                 arrays[name][good] = made[name]
         rows = [replace(known[slot], decode_seconds=0.0, stage_seconds=each) for slot in slots]
         inside = {slot for slot in kept if slot // plan.shard_len == shard}
-        metadata = {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(lease.epoch)}
-        done = write_shard(objects, modality, shard, plan.shard_len, arrays, rows, metadata, expected=inside)
+        done = write_shard(objects, modality, shard, plan.shard_len, arrays, rows, lease.stamp(), expected=inside)
         summary.add({modality.path: done}, plan)
         progress.advance(len(slots))
     progress.end()

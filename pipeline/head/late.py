@@ -38,10 +38,15 @@ FEWEST_SOURCES = 5
 
 @dataclass(frozen=True)
 class SplitFusion:
-    """One split: the chosen weight, top-1 of every weight on the training videos that were held out (so many, of so
-    many sources, in so many ``folds``), and summaries of the test videos for the head, the other and both. Of
-    ``lacking`` test videos there are no other scores: they keep the head's. ``pairs`` are SHA-256 of the files of both
-    heads, a pair a seed; none where the other is no head."""
+    """The fusion of one split.
+
+    weight              that was chosen
+    validation          top-1 of every weight on the training videos that were held out: ``validation_videos`` of
+                        ``validation_sources`` sources, in ``folds`` folds
+    videos              test videos; ``lacking`` of them have no other scores and keep the head's
+    head, other, fused  summaries (``SplitSummary``) of the test videos
+    pairs               SHA-256 of the files of both heads, a pair a seed; none where the other is no head
+    """
 
     split: int
     weight: float
@@ -59,9 +64,12 @@ class SplitFusion:
 
 @dataclass(frozen=True)
 class LateResult:
-    """Accuracies in [0, 1] of a head, of other scores and of both together. ``other_run`` is the directory of the run
-    whose heads give the other scores, if any; ``gains`` are those of both together over the ``head`` and over the
-    ``other`` (see ``pipeline.studies.verdict.Gain``); ``predictions`` are those of both together, as logits."""
+    """Accuracies in [0, 1] of a head, of other scores and of both together.
+
+    other_run    directory of the run whose heads give the other scores, if any
+    gains        of both together over the ``head`` and over the ``other`` (see ``pipeline.studies.verdict.Gain``)
+    predictions  of both together, as logits
+    """
 
     run: str
     dataset: str

@@ -153,7 +153,7 @@ def encoder_group(store: FeatureStore, selection: Selection) -> Group | None:
 
 
 def encoder_record(store: FeatureStore, selection: Selection) -> Mapping[str, Any]:
-    """What the encoder's group says of itself, whatever there is of it."""
+    """The record of the encoder's group; where a head does without an encoder, one that names no weights."""
     encoder = encoder_group(store, selection)
     return {"weights": {}} if encoder is None else encoder.modality.record
 

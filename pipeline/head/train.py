@@ -208,8 +208,8 @@ def fit_runs(
 ) -> list[float]:
     """``fit`` for several runs, in one program where that pays, of as many of them as fit into memory.
 
-    Where not even one does, the features leave the device for good, and ``note`` hears of it. Raises ``UsageError``
-    where that is not enough.
+    Where not even one fits, the features leave the device for good, and ``note`` is told. Raises ``UsageError`` where
+    that is not enough.
     """
     size, streamed = len(runs) if together_pays(inputs, config.batch_size) else 1, False
     losses: list[float] = []
@@ -279,7 +279,7 @@ class Draw(NamedTuple):
 
 
 class Course:
-    """The way of one run through its training: all that is random in it, how fast it learns, and how it went."""
+    """One run on its way through the training: its random draws, its learning rate and its losses."""
 
     def __init__(self, run: Run, inputs: Inputs, labels: Tensor, config: TrainConfig) -> None:
         self._run, self._inputs, self._labels, self._config = run, inputs, labels, config
