@@ -189,7 +189,28 @@ def _joined(graphs: list[Graph]) -> list[Graph]:
 def _dataset(refs: Sequence[VideoRef], class_names: Sequence[str]) -> Dataset:
     """The videos as a dataset below ``/``; their labels mean nothing."""
     videos = (
-        Video(ref.video_id, ref.path.lstrip("/"), 0, class_names[0], ref.path, (TEST,), ref.start, ref.end, 0, 0)
+        Video(
+            video_id=ref.video_id,
+            path=ref.path.lstrip("/"),
+            label=0,
+            class_name=class_names[0],
+            source=ref.path,
+            splits=(TEST,),
+            start=ref.start,
+            end=ref.end,
+            bytes=0,
+            mtime_ns=0,
+        )
         for ref in refs
     )
-    return Dataset("new videos", Path("/"), tuple(class_names), 1, Videos.of(videos, 1), (), (), "unknown", None)
+    return Dataset(
+        name="new videos",
+        root=Path("/"),
+        class_names=tuple(class_names),
+        num_splits=1,
+        videos=Videos.of(videos, 1),
+        missing=(),
+        unlisted=(),
+        licence="unknown",
+        expected_videos=None,
+    )

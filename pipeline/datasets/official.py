@@ -123,16 +123,16 @@ def match_listed(
         info = files[match]
         videos.append(
             Video(
-                item.video_id,
-                match,
-                item.label,
-                class_names[item.label],
-                item.source,
-                item.splits,
-                None,
-                None,
-                info.bytes,
-                info.mtime_ns,
+                video_id=item.video_id,
+                path=match,
+                label=item.label,
+                class_name=class_names[item.label],
+                source=item.source,
+                splits=item.splits,
+                start=None,
+                end=None,
+                bytes=info.bytes,
+                mtime_ns=info.mtime_ns,
             )
         )
     unlisted = set(files) - used
