@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.app import app
-from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
+from cli.console import as_json, make_progress, only_result_on_stdout, say, show, show_table
 from cli.forecast import forecast_lines
 from cli.options import (
     Json,
@@ -247,7 +247,7 @@ def extract(
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
     given = settings(locals())
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.config import resolve
         from pipeline.extraction import extract as run
         from pipeline.trace import Trace
@@ -263,13 +263,12 @@ def extract(
             from pipeline.forecast import forecast
 
             planned = forecast(config)
-            for line in [as_json(planned.to_dict())] if json else forecast_lines(planned):
-                out(line)
+            show(planned, forecast_lines(planned), json=json, print_result=print_result)
             return
         with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
             summary = run(config, progress=make_progress(), trace=trace)
         if json:
-            out(as_json(summary.to_dict()))
+            print_result(as_json(summary.to_dict()))
         else:
             _show(summary)
     nothing_worked = summary.executed > 0 and summary.done == 0

@@ -9,7 +9,7 @@ import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, only_result_on_stdout, say, shown_anyway
+from cli.console import only_result_on_stdout, say, show, shown_anyway
 from cli.options import (
     ClipGroup,
     Device,
@@ -95,13 +95,12 @@ def study(
             training=TrainConfig(epochs=epochs, precision=precision),
         )
 
-        def show(report: Report) -> None:
-            for line in [as_json(report.to_dict())] if json else report.markdown.rstrip().split("\n"):
-                print_result(line)
-            for kind, path in () if json else report.files.items():
-                print_result(f"{kind}: {path}")
+        def show_report(report: Report) -> None:
+            files = (f"{kind}: {path}" for kind, path in report.files.items())
+            lines = (*report.markdown.rstrip().split("\n"), *files)
+            show(report, lines, json=json, print_result=print_result)
 
-        with shown_anyway(show):
+        with shown_anyway(show_report):
             report = run_study(name, config, out=out, note=say)
-        show(report)
+        show_report(report)
         keep_config(Path(report.files["json"]).parent, store=config.store)
