@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from pipeline.head import HeadConfig, TrainConfig
-from pipeline.head.metrics import roc_area
 from pipeline.studies import STUDIES, StudyConfig, run_study
 from pipeline.studies.base import without_pose
 from pipeline.studies.groups import common_verdict
@@ -207,14 +206,6 @@ def test_classes_without_videos_are_no_number():
     np.testing.assert_array_equal(class_means(values, labels, 4), [2, np.nan, 5, np.nan])
     np.testing.assert_array_equal(class_medians(values, labels, 4), [2, np.nan, 5, np.nan])
     assert terciles(np.array([5, np.nan, 1, 3, 2, 9, 7.0])).tolist() == [1, -1, 0, 1, 0, 2, 2]
-
-
-def test_the_area_under_the_curve_is_a_chance():
-    rng = np.random.default_rng(0)
-    scores, positive = rng.integers(0, 6, size=40).astype(float), rng.random(40) < 0.4
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[positive] for n in scores[~positive]]
-    assert roc_area(scores, positive) == pytest.approx(np.mean(pairs))
-    assert np.isnan(roc_area(scores, np.ones(40, bool)))
 
 
 def test_tokens_show_persons_where_they_look_like_nothing_else(make_store, tmp_path):
