@@ -22,6 +22,8 @@ from cli.options import (
     complete_head,
     complete_store,
     named,
+    persons_option,
+    precision_option,
 )
 from pipeline.studies import STUDIES
 
@@ -42,24 +44,12 @@ def study(
         str,
         Opt(help="The head that reads pose: pvcs, pvcs-joint, vilp, fuse, vcs+pose, ...", autocompletion=complete_head),
     ] = "pvcs",
-    persons: Annotated[
-        str,
-        Opt(
-            help="Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move).",
-            autocompletion=named("all", "moving"),
-        ),
-    ] = "all",
+    persons: Annotated[str, persons_option()] = "all",
     split: Split = "1",
     frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train every variant this often.")] = 3,
     epochs: Annotated[int, Opt(help="Of every training.")] = 30,
-    precision: Annotated[
-        str,
-        Opt(
-            help="Of the matrix products of training: auto, fp32 or bf16.",
-            autocompletion=named("auto", "fp32", "bf16"),
-        ),
-    ] = "auto",
+    precision: Annotated[str, precision_option()] = "auto",
     to: Annotated[str | None, Opt(help="Store of another dataset (transfer).", autocompletion=complete_store)] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,

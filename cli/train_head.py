@@ -9,7 +9,20 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import epochs_on, make_progress, only_result_on_stdout, show, shown_anyway
-from cli.options import ClipGroup, Device, Frames, Head, Json, PoseGroup, Split, Store, TextGroup, named
+from cli.options import (
+    ClipGroup,
+    Device,
+    Frames,
+    Head,
+    Json,
+    PoseGroup,
+    Split,
+    Store,
+    TextGroup,
+    named,
+    persons_option,
+    precision_option,
+)
 from cli.results import run_lines
 
 if TYPE_CHECKING:
@@ -55,14 +68,7 @@ def train_head(
     tau: Annotated[float, Opt(help="Temperature of the softmax over frames.", rich_help_panel=HEAD)] = 0.01,
     kappa: Annotated[float, Opt(help="Steepness of the gate of vilp.", rich_help_panel=HEAD)] = 1.0,
     sigma: Annotated[float, Opt(help="Width of a joint's Gaussian in token cells.", rich_help_panel=HEAD)] = 0.7,
-    persons: Annotated[
-        str,
-        Opt(
-            help="Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move).",
-            rich_help_panel=HEAD,
-            autocompletion=named("all", "moving"),
-        ),
-    ] = "all",
+    persons: Annotated[str, persons_option(HEAD)] = "all",
     pose_in: Annotated[
         str,
         Opt(
@@ -125,14 +131,7 @@ def train_head(
         float,
         Opt(help="Share of the trained in the tested weights; the rest is zero-shot.", rich_help_panel=TRAINING),
     ] = 1.0,
-    precision: Annotated[
-        str,
-        Opt(
-            help="Of the matrix products of training: auto, fp32 or bf16.",
-            rich_help_panel=TRAINING,
-            autocompletion=named("auto", "fp32", "bf16"),
-        ),
-    ] = "auto",
+    precision: Annotated[str, precision_option(TRAINING)] = "auto",
 ) -> None:
     """Train a head on stored features and test it once, at the last epoch.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.head.data import load_inputs
-from pipeline.head.job import chosen_splits
+from pipeline.head.job import Job, chosen_splits
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
 from pipeline.head.selection import encoder_record, load_side, open_store, select
@@ -20,6 +20,7 @@ from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percen
 from pipeline.studies.verdict import gain, top1
 from store.errors import StoreError, UsageError
 from store.groups import of_kind
+from store.reader import FeatureStore
 
 
 def study_transfer(config: StudyConfig, note: Note) -> Report:
@@ -32,19 +33,8 @@ def study_transfer(config: StudyConfig, note: Note) -> Report:
     job, target = config.job(config.head), open_store(config.to)
     if target.class_names == job.store.class_names:
         raise UsageError(f"to is {target.url}, which has the same classes; name a store of another dataset")
-    clips = of_kind(target.groups, "clip")
-    wanted = _model(encoder_record(job.store, job.selection))
-    alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
-    if not alike:
-        listed = ", ".join(group.modality.id for group in clips) or "none"
-        raise StoreError(
-            f"{job.store.url} has features of {job.selection.clip} and {target.url} has {listed}; "
-            "extract both with the same CLIP model and settings",
-            kind="store-mismatch",
-        )
     stream = config.head.text_stream
-    clip = job.selection.clip if job.selection.clip in alike else alike[0]
-    selection = select(target, stream, frames=config.frames, clip=clip, pose=config.pose)
+    selection = select(target, stream, frames=config.frames, clip=_same_model(job, target), pose=config.pose)
     text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
@@ -95,6 +85,21 @@ def study_transfer(config: StudyConfig, note: Note) -> Report:
             "gain of pose in top-1, points",
         ),
     )
+
+
+def _same_model(job: Job, target: FeatureStore) -> str:
+    """The id of the CLIP group of ``target`` that was made as the job's was: the same one where both stores have it."""
+    clips, own = of_kind(target.groups, "clip"), job.selection.clip
+    wanted = _model(encoder_record(job.store, job.selection))
+    alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
+    if not alike:
+        listed = ", ".join(group.modality.id for group in clips) or "none"
+        raise StoreError(
+            f"{job.store.url} has features of {own} and {target.url} has {listed}; "
+            "extract both with the same CLIP model and settings",
+            kind="store-mismatch",
+        )
+    return own if own in alike else alike[0]
 
 
 def _model(record: Mapping[str, Any]) -> dict[str, Any]:
