@@ -37,6 +37,7 @@ def run_lines(result: RunResult, *, evaluated: bool = False) -> Iterator[str]:
 
 
 def zero_shot_lines(found: ZeroShotResult) -> Iterator[str]:
+    """Of a test without training on the classes."""
     learnt = f"learnt on {found.trained_on}, {found.heads} heads" if found.trained_on else "untrained"
     yield f"zero-shot on {found.dataset}: head {found.head}, {learnt}"
     for summary in found.splits:
@@ -56,6 +57,7 @@ def zero_shot_lines(found: ZeroShotResult) -> Iterator[str]:
 
 
 def few_shot_lines(few: FewShotResult) -> Iterator[str]:
+    """Of a head trained again on few videos a class."""
     for row in few.rows:
         intervals = ", ".join("{:.1%} to {:.1%}".format(*split["interval"]) for split in row["splits"])
         yield f"{row['shots']} videos a class: top-1 {row['top1']:.1%} (95% interval by split: {intervals})"
