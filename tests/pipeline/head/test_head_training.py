@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_up_heads import SHORT, accuracy, only, trained
 
 from pipeline.head.attention import AttentionPool
 from pipeline.head.config import HEADS, SKELETON_HEADS, HeadConfig
@@ -13,18 +14,6 @@ from pipeline.head.functional import inbatch_loss, vcs_logits
 from pipeline.head.skeleton import skeletons
 from pipeline.head.train import TrainConfig, channel_statistics, dropout_masks, fit, new_head, predict
 from store.errors import UsageError
-
-SHORT = TrainConfig(epochs=5, batch_size=64)
-
-
-def accuracy(head, inputs):
-    return float((predict(head, inputs).argmax(dim=1) == inputs.labels).float().mean())
-
-
-def trained(name, train, text, config=SHORT, seed=0):
-    head = new_head(HeadConfig(head=name, bottleneck=32), train, text, seed=seed)
-    fit(head, train, config, seed=seed)
-    return head
 
 
 def all_inputs(world, videos=40, frames=3, grid=2, width=32):
@@ -47,10 +36,6 @@ def made_up_keypoints(world, videos, steps=6, persons=3):
     keypoints = torch.rand(videos, steps, persons, 17, 3, generator=world.generator)
     keypoints[:, :, :, :, 2] = (keypoints[..., 2] - 0.3).clamp(min=0)
     return keypoints
-
-
-def only(inputs, name):
-    return inputs.only(HeadConfig(head=name).inputs)
 
 
 POSE = ("presence", "pooled", "heatmap", "parts", "part_presence", "skeleton")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_up_heads import accuracy, only, trained
 
 from pipeline.config import default_config
 from pipeline.datasets.synthetic import SyntheticConfig, render_dataset
@@ -16,22 +17,6 @@ from pipeline.head.functional import unit
 from pipeline.head.skeleton import skeletons
 from pipeline.head.train import TrainConfig, fit, new_head, predict
 from store.reader import FeatureStore
-
-SHORT = TrainConfig(epochs=5, batch_size=64)
-
-
-def accuracy(head, inputs):
-    return float((predict(head, inputs).argmax(dim=1) == inputs.labels).float().mean())
-
-
-def trained(name, train, text, config=SHORT, seed=0):
-    head = new_head(HeadConfig(head=name, bottleneck=32), train, text, seed=seed)
-    fit(head, train, config, seed=seed)
-    return head
-
-
-def only(inputs, name):
-    return inputs.only(HeadConfig(head=name).inputs)
 
 
 def zero_shot(name, inputs, text):
