@@ -19,7 +19,7 @@ from store.printable import command, one_line
 
 # Where the commands are, in the order in which the help lists them.
 MODULES = (
-    *("extract", "store", "head", "study", "inspect", "report", "predict", "search"),
+    *("extract", "store", "train_head", "evaluate", "study", "inspect", "report", "predict", "search"),
     *("export", "care", "datasets", "doctor", "demo", "benchmark"),
 )
 
