@@ -32,7 +32,7 @@ def main() -> None:
             parts=given.part or tuple(PARTS),
             config=TINY if given.tiny else None,
             device=given.device,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            note=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except VilpError as error:
         sys.exit(str(error))

@@ -26,7 +26,7 @@ def delete(
     \b
       vilp-pipe delete pose/rtmpose --store stores/hmdb51 --dry-run
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.status import find_store
         from store.care import delete_group
         from store.objects import open_objects
@@ -34,14 +34,14 @@ def delete(
         objects = open_objects(find_store(store))
         removal = delete_group(objects, group, dry_run=dry_run)
         if json:
-            out(as_json({"store": objects.url, "dry_run": dry_run, **_plain(removal)}))
+            print_result(as_json({"store": objects.url, "dry_run": dry_run, **_plain(removal)}))
             return
         would = "would be deleted" if dry_run else "deleted"
         for path in removal.groups:
-            out(f"{path}: {would}")
-        out(f"{len(removal.keys)} objects {would} from {objects.url}")
+            print_result(f"{path}: {would}")
+        print_result(f"{len(removal.keys)} objects {would} from {objects.url}")
         for path in removal.unused_frames:
-            out(f"{path} tells of no features any more; it can be deleted as well")
+            print_result(f"{path} tells of no features any more; it can be deleted as well")
 
 
 @app.command()
@@ -52,7 +52,7 @@ def gc(store: Store = None, dry_run: DryRun = False, json: Json = False) -> None
     \b
       vilp-pipe gc --store stores/hmdb51 --dry-run
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.status import find_store
         from store.care import collect
         from store.objects import open_objects
@@ -60,15 +60,15 @@ def gc(store: Store = None, dry_run: DryRun = False, json: Json = False) -> None
         objects = open_objects(find_store(store))
         found = collect(objects, dry_run=dry_run)
         if json:
-            out(as_json({"store": objects.url, "dry_run": dry_run, **_plain(found)}))
+            print_result(as_json({"store": objects.url, "dry_run": dry_run, **_plain(found)}))
             return
         for orphan in found.orphans:
-            out(f"{'would remove' if dry_run else 'removed'} {orphan.key}: {orphan.why}")
+            print_result(f"{'would remove' if dry_run else 'removed'} {orphan.key}: {orphan.why}")
         for path in found.lost_groups:
-            out(f"left alone {path}: it has commits but no definition; {command('delete', path)} removes it")
+            print_result(f"left alone {path}: it has commits but no definition; {command('delete', path)} removes it")
         for key in found.strangers:
-            out(f"left alone {key}: not known to be part of a store")
-        out(f"{len(found.orphans)} objects {'would be removed' if dry_run else 'removed'} from {objects.url}")
+            print_result(f"left alone {key}: not known to be part of a store")
+        print_result(f"{len(found.orphans)} objects {'would be removed' if dry_run else 'removed'} from {objects.url}")
 
 
 @app.command()
@@ -84,13 +84,13 @@ def copy(
     \b
       vilp-pipe copy stores/hmdb51 s3://features/hmdb51
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from store.objects import open_objects
         from store.transfer import copy_store
 
         bar = _Shards("copying")
         done = copy_store(open_objects(source), open_objects(destination), progress=bar)
-        _show(done, [source], destination, json, out)
+        _show(done, [source], destination, json, print_result)
 
 
 @app.command()
@@ -105,13 +105,13 @@ def merge(
     \b
       vilp-pipe merge part-0 part-1 s3://features/part-2 stores/hmdb51
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from store.objects import open_objects
         from store.transfer import merge_stores
 
         bar = _Shards("merging")
         done = merge_stores([open_objects(source) for source in sources], open_objects(destination), progress=bar)
-        _show(done, sources, destination, json, out)
+        _show(done, sources, destination, json, print_result)
 
 
 class _Shards:
@@ -129,13 +129,13 @@ class _Shards:
             self._progress.end()
 
 
-def _show(done: Any, sources: list[str], destination: str, json: bool, out: Any) -> None:
+def _show(done: Any, sources: list[str], destination: str, json: bool, print_result: Any) -> None:
     if json:
-        out(as_json({"sources": sources, "destination": destination, **_plain(done)}))
+        print_result(as_json({"sources": sources, "destination": destination, **_plain(done)}))
         return
     groups = f", new groups: {', '.join(done.groups)}" if done.groups else ""
-    out(f"{done.shards} shards brought to {destination}, {done.present} were there{groups}")
-    out(f"check every byte, and the digest: {command('verify', '--store', destination)}")
+    print_result(f"{done.shards} shards brought to {destination}, {done.present} were there{groups}")
+    print_result(f"check every byte, and the digest: {command('verify', '--store', destination)}")
 
 
 def _plain(result: Any) -> dict[str, Any]:

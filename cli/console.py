@@ -8,12 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.progress import Progress
 from store.errors import UnwrittenError
 from store.printable import UNPRINTABLE, printable
+
+if TYPE_CHECKING:
+    from pipeline.head import EpochReport
 
 
 def say(line: str = "") -> None:
@@ -59,6 +62,12 @@ def as_json(value: Any) -> str:
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def show(result: Any, lines: Iterable[str], *, json: bool, print_result: Callable[[str], None]) -> None:
+    """Print a result: its ``to_dict()`` as one JSON object, or else ``lines``."""
+    for line in [as_json(result.to_dict())] if json else lines:
+        print_result(line)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -88,6 +97,25 @@ def show_table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]
 def make_progress() -> Progress:
     """A bar with rate and time left on a terminal, plain lines elsewhere."""
     return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+def epochs_on(progress: Progress) -> Callable[[EpochReport], None]:
+    """A training callback that shows every head's epochs as one piece of work, or those of all heads trained
+    together."""
+    shown: list[tuple[int, int]] = []
+
+    def report(epoch: EpochReport) -> None:
+        if not shown:
+            heads = f"split {epoch.split}, seed {epoch.seed}" if epoch.runs == 1 else f"{epoch.runs} heads together"
+            progress.begin(f"training, {heads}", epoch.epochs)
+            shown.append((epoch.split, epoch.seed))
+        if shown == [(epoch.split, epoch.seed)]:
+            progress.advance(1)
+            if epoch.epoch == epoch.epochs:
+                progress.end()
+                shown.clear()
+
+    return report
 
 
 class _Lines(Progress):

@@ -28,36 +28,38 @@ def list_datasets(
     \b
       vilp-pipe datasets list
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.datasets import default_root, load_dataset
         from pipeline.datasets.prepare import RECIPES
         from store.errors import VilpError
 
         rows: dict[str, Any] = {}
         for name, recipe in RECIPES.items():
-            root = default_root(name)
+            official, root = recipe.official, default_root(name)
             try:
                 present = len(load_dataset(name, root).videos)
             except VilpError:
                 present = 0
             rows[name] = {
-                "videos": recipe.videos,
-                "classes": recipe.classes,
+                "videos": official.num_videos,
+                "classes": official.num_classes,
                 "root": str(root),
                 "present": present,
-                "licence": recipe.licence,
+                "licence": official.licence,
                 "archives": [archive.url for archive in recipe.archives],
             }
         if json:
-            out(as_json({"datasets": rows}))
+            print_result(as_json({"datasets": rows}))
             return
         for name, row in rows.items():
-            out(f"{name}: {row['videos']:,} videos, {row['classes']} classes; {row['present']:,} in {row['root']}")
-            out(f"  licence: {row['licence']}")
+            print_result(
+                f"{name}: {row['videos']:,} videos, {row['classes']} classes; {row['present']:,} in {row['root']}"
+            )
+            print_result(f"  licence: {row['licence']}")
             for url in row["archives"]:
-                out(f"  {url}")
+                print_result(f"  {url}")
             if row["present"] < row["videos"]:
-                out(f"  {command('datasets', 'prepare', name, '--root', str(row['root']))}")
+                print_result(f"  {command('datasets', 'prepare', name, '--root', str(row['root']))}")
 
 
 @datasets.command()
@@ -80,7 +82,7 @@ def prepare(
       vilp-pipe datasets prepare hmdb51
       vilp-pipe datasets prepare ucf101 --root /data/ucf101 --from ~/Downloads
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.datasets import default_root
         from pipeline.datasets.prepare import RECIPES
         from pipeline.datasets.prepare import prepare as make
@@ -90,16 +92,16 @@ def prepare(
         made = make(RECIPES[name], root or default_root(name), archives=archives, progress=make_progress())
         keep_config(made.root, root=made.root)
         if json:
-            out(as_json(made.to_dict()))
+            print_result(as_json(made.to_dict()))
         else:
             splits = ", ".join(f"{train:,}/{test:,}" for train, test in made.splits)
-            out(f"{name}: {made.videos:,} videos, {made.classes} classes, splits {splits} in {made.root}")
+            print_result(f"{name}: {made.videos:,} videos, {made.classes} classes, splits {splits} in {made.root}")
             for line in made.wrong:
-                out(f"incomplete: {line}")
+                print_result(f"incomplete: {line}")
             for line in made.unreadable:
-                out(f"unreadable: {line}")
+                print_result(f"unreadable: {line}")
             if not made.wrong:
-                out(f"next: {command('extract', '--dataset', name, '--root', str(made.root))}")
+                print_result(f"next: {command('extract', '--dataset', name, '--root', str(made.root))}")
     if made.wrong:
         say(
             f"error: {name} is not complete; run the same command again, or compare the archives with the official ones"

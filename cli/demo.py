@@ -9,7 +9,7 @@ import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, make_progress, only_result_on_stdout, say
+from cli.console import as_json, epochs_on, make_progress, only_result_on_stdout, say
 from cli.options import Json, named
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def demo(
       vilp-pipe demo --out demo-36 --subjects 36
     """
     with only_result_on_stdout() as print_result:
-        from cli.head import epochs_on
         from pipeline.datasets.synthetic import SyntheticConfig
         from pipeline.demo import run_demo
 

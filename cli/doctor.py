@@ -26,7 +26,7 @@ def doctor(json: Json = False, **options: Any) -> None:
       vilp-pipe doctor --dataset hmdb51 --pose none
     """
     given = settings(options)
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from dataclasses import asdict
 
         from pipeline.config import ExtractConfig, resolve
@@ -38,12 +38,12 @@ def doctor(json: Json = False, **options: Any) -> None:
         for check in examine(config, planned=planned):
             found.append(check)
             if not json:
-                out(f"{check.status:5} {check.name:16} {check.found}")
+                print_result(f"{check.status:5} {check.name:16} {check.found}")
                 if check.todo:
-                    out(f"{'':22} -> {check.todo}")
+                    print_result(f"{'':22} -> {check.todo}")
         broken = [check.name for check in found if check.status == FAIL]
         if json:
-            out(as_json({"ok": not broken, "checks": [asdict(check) for check in found]}))
+            print_result(as_json({"ok": not broken, "checks": [asdict(check) for check in found]}))
     if broken:
         say(f"error: {', '.join(broken)}: see above for what to do")
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import typer
 from cli.app import app
 from cli.config import keep_config
 from cli.console import as_json, make_progress, only_result_on_stdout
-from cli.options import WHERE_THERE_ARE_SEVERAL, ClipGroup, Json, PosefeatGroup, PoseGroup, Store, named
+from cli.options import WHERE_THERE_ARE_SEVERAL, ClipGroup, Json, PosefeatGroup, PoseGroup, Store, named, split_names
 from cli.sizes import parse_bytes
 
 Opt = typer.Option
@@ -68,7 +68,7 @@ def export(
             to=to,
             split=split,
             subset=subset,
-            arrays=None if arrays is None else tuple(name.strip() for name in arrays.split(",") if name.strip()),
+            arrays=None if arrays is None else split_names(arrays),
             frames=frames,
             view=view,
             clip=clip,

@@ -11,9 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from cli.app import app
-from cli.console import as_json, make_progress, only_result_on_stdout, say, show_table
+from cli.console import as_json, make_progress, only_result_on_stdout, say, show, show_table
 from cli.forecast import forecast_lines
-from cli.options import Json, complete_dataset, complete_device, complete_run, complete_store, named, with_commas
+from cli.options import (
+    Json,
+    complete_dataset,
+    complete_device,
+    complete_run,
+    complete_store,
+    named,
+    split_names,
+    with_commas,
+)
 from cli.sizes import parse_bytes
 from store.errors import UsageError
 
@@ -238,7 +247,7 @@ def extract(
       vilp-pipe extract --dataset synthetic --limit 64 --profile trace.json
     """
     given = settings(locals())
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.config import resolve
         from pipeline.extraction import extract as run
         from pipeline.trace import Trace
@@ -254,13 +263,12 @@ def extract(
             from pipeline.forecast import forecast
 
             planned = forecast(config)
-            for line in [as_json(planned.to_dict())] if json else forecast_lines(planned):
-                out(line)
+            show(planned, forecast_lines(planned), json=json, print_result=print_result)
             return
         with contextlib.nullcontext() if profile is None else Trace(profile) as trace:
             summary = run(config, progress=make_progress(), trace=trace)
         if json:
-            out(as_json(summary.to_dict()))
+            print_result(as_json(summary.to_dict()))
         else:
             _show(summary)
     nothing_worked = summary.executed > 0 and summary.done == 0
@@ -276,10 +284,10 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     from stages.clip.templates import read_templates
 
     read: dict[str, Callable[[Any], Any]] = {
-        "views": _names,
-        "tokens": _names,
+        "views": split_names,
+        "tokens": split_names,
         "posefeat": tuple,
-        "modality": _names,
+        "modality": split_names,
         "templates": read_templates,
         "part": parse_part,
         "memory": partial(parse_bytes, "memory"),
@@ -290,10 +298,6 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and value is not False
     }
     return {field.name: given[field.name] for field in fields(ExtractConfig) if field.name in given.keys() - {"store"}}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show(summary: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from glob import escape, glob
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,11 @@ def with_commas(*names: str) -> Callable[[str], list[str]]:
         return [f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in there]
 
     return complete
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _holding(record: str, below: str) -> Callable[[str], list[str]]:
@@ -81,3 +86,15 @@ Code = Annotated[
 ]
 DryRun = Annotated[bool, Opt("--dry-run", help="Name what would be removed, and remove nothing.")]
 Json = Annotated[bool, Opt("--json", help="Print one JSON object on standard output.")]
+
+
+def persons_option(panel: str | None = None) -> Any:
+    """``--persons``, in a panel of the help."""
+    what = "Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move)."
+    return Opt(help=what, rich_help_panel=panel, autocompletion=named("all", "moving"))
+
+
+def precision_option(panel: str | None = None) -> Any:
+    """``--precision`` of training, in a panel of the help."""
+    what = "Of the matrix products of training: auto, fp32 or bf16."
+    return Opt(help=what, rich_help_panel=panel, autocompletion=named("auto", "fp32", "bf16"))

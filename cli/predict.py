@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, make_progress, only_result_on_stdout, say, shown_anyway
+from cli.console import make_progress, only_result_on_stdout, say, show, shown_anyway
 from cli.options import Code, Device, Json, Run, complete_store
 
 if TYPE_CHECKING:
@@ -56,7 +56,11 @@ def predict(
             "pose_weights": pose_weights,
             "pose_config": pose_config,
         }
-        with shown_anyway(lambda found: _show(found, json, print_result)):
+
+        def show_found(found: Predictions) -> None:
+            show(found, _lines(found), json=json, print_result=print_result)
+
+        with shown_anyway(show_found):
             found = classify(
                 videos,
                 run=run,
@@ -69,7 +73,7 @@ def predict(
                 code=code or (),
                 progress=make_progress(),
             )
-        _show(found, json, print_result)
+        show_found(found)
         if figure is not None:
             keep_config(figure)
     if all(video.error_kind for video in found.videos):
@@ -77,15 +81,12 @@ def predict(
         raise typer.Exit(1)
 
 
-def _show(found: Predictions, json: bool, print_result: Callable[[str], None]) -> None:
-    if json:
-        print_result(as_json(found.to_dict()))
-        return
+def _lines(found: Predictions) -> Iterator[str]:
     for video in found.videos:
-        print_result(video.path + (" (ends early: far fewer frames decode than it claims)" if video.partial else ""))
+        yield video.path + (" (ends early: far fewer frames decode than it claims)" if video.partial else "")
         if video.error_kind:
-            print_result(f"  {video.error_kind}: {video.error_message}")
+            yield f"  {video.error_kind}: {video.error_message}"
         for name, score in video.classes:
-            print_result(f"  {score:6.1%}  {name}")
+            yield f"  {score:6.1%}  {name}"
     for warning in found.warnings:
-        print_result(f"note: {warning}")
+        yield f"note: {warning}"

@@ -34,7 +34,7 @@ def search(
       vilp-pipe search --store stores/hmdb51 "a dog" --by frame --top 30 --html dogs.html
       vilp-pipe search --store stores/hmdb51 --like v_Archery_g01_c01
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.search import search as find
         from pipeline.search import write_page
         from pipeline.status import find_store
@@ -46,14 +46,14 @@ def search(
             write_page(opened, found, html, code=code or ())
             keep_config(html, store=opened.url)
         if json:
-            out(as_json({**found.to_dict(), "html": None if html is None else str(html)}))
+            print_result(as_json({**found.to_dict(), "html": None if html is None else str(html)}))
             return
         for rank, hit in enumerate(found.hits, start=1):
-            out(
+            print_result(
                 f"{rank:4} {hit.score:7.4f}  {hit.video_id}  ({hit.class_name}, frame {hit.frame + 1} of "
                 f"{found.frames})"
             )
         if html is not None:
-            out(f"page: {html}")
+            print_result(f"page: {html}")
     if found.warning:
         say(f"warning: {found.warning}")

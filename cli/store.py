@@ -27,44 +27,50 @@ def status(
       vilp-pipe status
       vilp-pipe status --store stores/hmdb51 --json
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from pipeline.status import find_store, store_status
         from store.layout import QUARANTINE
 
         found = store_status(find_store(store))
         if json:
-            out(as_json(found))
+            print_result(as_json(found))
             return
-        out(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
-        out(f"  {found['missing']} videos of lists or plan are not on disk, {found['unlisted']} files are in no list")
+        print_result(f"{found['store']}: {found['dataset']}, {found['planned']} videos in {found['shards']} shards")
+        print_result(
+            f"  {found['missing']} videos of lists or plan are not on disk, {found['unlisted']} files are in no list"
+        )
         width = max((len(group["path"]) for group in found["groups"]), default=5)
-        out(f"  {'group':{width}}  committed  partial  quarantined     left        MB")
+        print_result(f"  {'group':{width}}  committed  partial  quarantined     left        MB")
         for group in found["groups"]:
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
-            out(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
+            print_result(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
             if group["settings"]:
-                out(f"    {_words(group['settings'])}")
+                print_result(f"    {_words(group['settings'])}")
             for text in found["texts"]:
                 if text["path"].startswith(f"{group['path']}/"):
                     told = [_words(text["settings"])] if text["settings"] else []
                     told += [] if text["committed"] else ["holds nothing yet: go on with vilp-pipe extract"]
-                    out(f"    {': '.join([text['path'].removeprefix(group['path'] + '/'), *told])}")
+                    print_result(f"    {': '.join([text['path'].removeprefix(group['path'] + '/'), *told])}")
             if not group["committed"] and not found["running"]:
                 remove = command("delete", group["path"], "--store", found["store"])
-                out(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")
+                print_result(f"    holds nothing yet: go on with vilp-pipe extract, or remove it with: {remove}")
         for run in found["running"]:
             silent = "" if run["silent_seconds"] is None else f", last heard of {run['silent_seconds']:.0f} s ago"
-            out(f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}")
+            print_result(
+                f"  running: part {run['part']}, process {run['pid']} on {run['host']} since {run['since']}{silent}"
+            )
         failures: dict[tuple[str, str, str], int] = {}
         for row in found["quarantined"]:
             failure = (row["video_id"], row["kind"], row["message"])
             failures[failure] = failures.get(failure, 0) + 1
         for (video_id, kind, message), groups in list(failures.items())[:SHOWN]:
-            out(f"  quarantined: {video_id}: {kind}: {message}{f' (in {groups} groups)' if groups > 1 else ''}")
+            print_result(
+                f"  quarantined: {video_id}: {kind}: {message}{f' (in {groups} groups)' if groups > 1 else ''}"
+            )
         if len(failures) > SHOWN:
-            out(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
+            print_result(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         for line in found["next_steps"]:
-            out(f"  {line}")
+            print_result(f"  {line}")
 
 
 def _words(settings: dict[str, str]) -> str:
@@ -90,37 +96,40 @@ def verify(
       vilp-pipe verify --store stores/hmdb51
       vilp-pipe verify --store stores/hmdb51 --repair
     """
-    with only_result_on_stdout() as out:
+    with only_result_on_stdout() as print_result:
         from dataclasses import asdict
 
         from pipeline.repair import repair as mend
-        from pipeline.status import changed_sources, find_store, video_ids
+        from pipeline.status import changed_sources, find_store
         from store.objects import open_objects
+        from store.plan import read_plan
         from store.verify import verify_store
 
         objects = open_objects(find_store(store))
         progress = make_progress()
-        report = verify_store(objects, progress=progress.note)
+        report = verify_store(objects, note=progress.note)
         if repair and (report.problems or report.leftovers):
             for problem in report.problems:
                 progress.warn(f"{problem.key} {problem.message}")
             report = mend(objects, report, progress=progress, code=code or ())
         changed = changed_sources(objects) if sources else []
         if json:
-            out(as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed}))
+            print_result(
+                as_json({**asdict(report), "changed_sources": changed, "ok": not report.problems and not changed})
+            )
         else:
-            ids = video_ids(objects)
+            ids = read_plan(objects).lookup("slot", "video_id")
             for problem in report.problems:
-                out(f"{problem.key} {problem.message}")
+                print_result(f"{problem.key} {problem.message}")
                 if problem.slots:
-                    out(f"  videos: {', '.join(ids[slot] for slot in problem.slots)}")
+                    print_result(f"  videos: {', '.join(ids[slot] for slot in problem.slots)}")
             for line in changed:
-                out(line)
-            out(
+                print_result(line)
+            print_result(
                 f"{report.committed} of {report.planned} videos committed, {report.partial} partial, "
                 f"{report.quarantined} quarantined, {report.corrupt} corrupt"
             )
-            out(f"digest {report.digest}")
+            print_result(f"digest {report.digest}")
     if report.problems and not repair:
         repair_command = command("verify", "--store", objects.url, "--repair")
         say(f"error: damaged objects: {len(report.problems)}; run: {repair_command}")

@@ -9,7 +9,7 @@ import typer
 
 from cli.app import app
 from cli.config import keep_config
-from cli.console import as_json, only_result_on_stdout, say, shown_anyway
+from cli.console import only_result_on_stdout, say, show, shown_anyway
 from cli.options import (
     ClipGroup,
     Device,
@@ -22,6 +22,8 @@ from cli.options import (
     complete_head,
     complete_store,
     named,
+    persons_option,
+    precision_option,
 )
 from pipeline.studies import STUDIES
 
@@ -42,24 +44,12 @@ def study(
         str,
         Opt(help="The head that reads pose: pvcs, pvcs-joint, vilp, fuse, vcs+pose, ...", autocompletion=complete_head),
     ] = "pvcs",
-    persons: Annotated[
-        str,
-        Opt(
-            help="Whose joints pvcs, pvcs-joint and fuse read: all, or moving (each by how far they move).",
-            autocompletion=named("all", "moving"),
-        ),
-    ] = "all",
+    persons: Annotated[str, persons_option()] = "all",
     split: Split = "1",
     frames: Frames = 8,
     seeds: Annotated[int, Opt(help="Train every variant this often.")] = 3,
     epochs: Annotated[int, Opt(help="Of every training.")] = 30,
-    precision: Annotated[
-        str,
-        Opt(
-            help="Of the matrix products of training: auto, fp32 or bf16.",
-            autocompletion=named("auto", "fp32", "bf16"),
-        ),
-    ] = "auto",
+    precision: Annotated[str, precision_option()] = "auto",
     to: Annotated[str | None, Opt(help="Store of another dataset (transfer).", autocompletion=complete_store)] = None,
     clip: ClipGroup = None,
     pose: PoseGroup = None,
@@ -95,13 +85,12 @@ def study(
             training=TrainConfig(epochs=epochs, precision=precision),
         )
 
-        def show(report: Report) -> None:
-            for line in [as_json(report.to_dict())] if json else report.markdown.rstrip().split("\n"):
-                print_result(line)
-            for kind, path in () if json else report.files.items():
-                print_result(f"{kind}: {path}")
+        def show_report(report: Report) -> None:
+            files = (f"{kind}: {path}" for kind, path in report.files.items())
+            lines = (*report.markdown.rstrip().split("\n"), *files)
+            show(report, lines, json=json, print_result=print_result)
 
-        with shown_anyway(show):
-            report = run_study(name, config, out=out, told=say)
-        show(report)
+        with shown_anyway(show_report):
+            report = run_study(name, config, out=out, note=say)
+        show_report(report)
         keep_config(Path(report.files["json"]).parent, store=config.store)

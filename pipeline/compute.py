@@ -1,6 +1,6 @@
-"""Features of a few videos, computed now with the settings of a store, as a store of their own that goes again.
+"""Features of a few videos, computed now with the settings of a store, as a temporary store of their own.
 
-Nothing is computed in another way than by ``extract``: the same decoder, stages and writer, so the same bytes.
+They are computed as ``extract`` does it, by the same decoder, stages and writer, so they are the same bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def recorded_graphs(
     weights  files in place of those that the store remembers, by setting (see ``WEIGHTS``); the contents must be the
              same
     code     decoders and estimators of the user's own (``module:name``) and configs in Python that may be run: a store
-             is data, and may be a stranger's
+             is data, which a stranger may have written
 
     Raises ``UsageError`` where the store names code that is not among ``code``, ``MissingError`` where a weight file is
     gone, with its name, and ``StoreError`` (``store-mismatch``) where weights, library versions or hardware of today
@@ -189,7 +189,28 @@ def _joined(graphs: list[Graph]) -> list[Graph]:
 def _dataset(refs: Sequence[VideoRef], class_names: Sequence[str]) -> Dataset:
     """The videos as a dataset below ``/``; their labels mean nothing."""
     videos = (
-        Video(ref.video_id, ref.path.lstrip("/"), 0, class_names[0], ref.path, (TEST,), ref.start, ref.end, 0, 0)
+        Video(
+            video_id=ref.video_id,
+            path=ref.path.lstrip("/"),
+            label=0,
+            class_name=class_names[0],
+            source=ref.path,
+            splits=(TEST,),
+            start=ref.start,
+            end=ref.end,
+            bytes=0,
+            mtime_ns=0,
+        )
         for ref in refs
     )
-    return Dataset("new videos", Path("/"), tuple(class_names), 1, Videos.of(videos, 1), (), (), "unknown", None)
+    return Dataset(
+        name="new videos",
+        root=Path("/"),
+        class_names=tuple(class_names),
+        num_splits=1,
+        videos=Videos.of(videos, 1),
+        missing=(),
+        unlisted=(),
+        licence="unknown",
+        expected_videos=None,
+    )

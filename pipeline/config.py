@@ -153,7 +153,7 @@ class ExtractConfig:
 
     @property
     def text_only(self) -> bool:
-        """Whether class names alone are encoded. Without a word about it they are, wherever frames are."""
+        """Whether nothing but class names is encoded. Runs that encode frames with CLIP encode them as well."""
         return self.modalities == ("text",)
 
     @property

@@ -1,8 +1,8 @@
 """Files for people: each is written whole or not at all, and so are those that belong together in one folder.
 
-Files that belong together are written into the folder ``.new`` inside theirs, their record last. With the record they
-are there, and are moved to their places, the record last again: whoever is stopped in between leaves that to the next
-one who looks (``settle``). Until then nothing of what was there before is touched.
+Files that belong together are written into the folder ``.new`` inside theirs, their record last. Once the record is
+there, all are moved to their places, the record last again; where that is cut short, whoever looks next ends it
+(``settle``). Until then nothing of what was there before is touched.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ def settle(folder: Path, record: str) -> None:
         staged.rmdir()
 
 
+def free_path(path: Path) -> Path:
+    """``path``, or the first of ``<path>-2``, ``<path>-3``, ... where there is nothing."""
+    candidates = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, but perhaps what was written in vain."""
+    """Whether a folder holds nothing, or only what is left of files that were not put in place."""
     return all(path.name == STAGED for path in folder.iterdir())

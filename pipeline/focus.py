@@ -15,7 +15,7 @@ from pipeline.datasets.synthetic import ANNOTATIONS
 from pipeline.head.checkpoint import load_head
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs, load_inputs
-from pipeline.head.evaluate import make_job
+from pipeline.head.job import make_job
 from pipeline.head.metrics import clustered_interval, roc_area
 from pipeline.head.models import Head, TokenPoseHead
 from pipeline.head.results import RunResult
@@ -85,7 +85,7 @@ class Gain:
         return f"{self.area:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *, clip: str | None = None) -> Truth:
+def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int) -> Truth:
     """The truth about videos of a store of the synthetic set, at ``num_frames`` of the stored frames.
 
     Raises ``UsageError`` for a store of another dataset.
@@ -95,8 +95,8 @@ def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *
             f"dataset is {store.dataset_name}, of which nobody knows the true interval; allowed: synthetic"
         )
     rows = {row["video_id"]: row for row in pq.read_table(video_root(store) / ANNOTATIONS).to_pylist()}
-    record = store.group("clip", clip).modality.record["frames"]
-    slots = dict(zip(store.videos["video_id"].to_pylist(), store.videos["slot"].to_pylist(), strict=True))
+    record = store.group("clip").modality.record["frames"]
+    slots = store.plan.lookup("video_id", "slot")
     index = store.rows(frames_group(store, record), "index", [slots[video_id] for video_id in video_ids])
     index = index[:, np.arange(num_frames) * index.shape[1] // num_frames]
     start, end, persons = (
@@ -109,7 +109,7 @@ def read_truth(store: FeatureStore, video_ids: Sequence[str], num_frames: int, *
 def weights_of_run(run: RunResult, store: FeatureStore) -> Weighed:
     """Of the test videos of all splits of a run, the mean over its seeds."""
     parts = []
-    for split in sorted({score.split for score in run.scores}):
+    for split in run.splits:
         test = load_inputs(store, run.selection, run.config, split=split, subset="test", device="cpu")
         heads = [load_head(run, split, score.seed) for score in run.scores if score.split == split]
         parts.append(weights_of(heads, test))
@@ -120,12 +120,10 @@ def weights_of_run(run: RunResult, store: FeatureStore) -> Weighed:
     )
 
 
-def untrained(
-    store: FeatureStore, head: str | HeadConfig, *, alpha: float = 0.0, frames: int = 8
-) -> tuple[Head, Inputs]:
+def untrained(store: FeatureStore, head: str | HeadConfig, *, alpha: float = 0.0) -> tuple[Head, Inputs]:
     """A zero-shot head and what it reads of all videos; heads on tokens under persons take the share ``alpha`` of
     these."""
-    job = make_job(store, head, frames=frames, device="cpu")
+    job = make_job(store, head, device="cpu")
     inputs = job.inputs(None, None)
     made = new_head(job.config, inputs, job.text)
     if alpha:

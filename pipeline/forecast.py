@@ -166,8 +166,8 @@ def free_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def _listed(config: ExtractConfig, seed: int) -> Iterator[tuple[Dataset, Callable[[Collection[VideoRef]], None]]]:
-    """The dataset, and what makes some of its videos be there. The synthetic set is not rendered for a forecast: it is
-    described, and what is measured is rendered into a folder that goes again."""
+    """The dataset, and a function that makes sure that some of its videos are on the disk. The synthetic set is not
+    rendered for a forecast: it is described, and what is measured is rendered into a temporary folder."""
     if config.dataset == "synthetic":
         from pipeline.datasets import synthetic
 

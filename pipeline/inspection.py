@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from pipeline.judging import Judgement, heads_of, judge
 from stages.decode import DecodeConfig, DecodeOutcome, DecodeWorker
 from stages.types import VideoRef
 from store.errors import MissingError, StoreError, UsageError, nearest
-from store.groups import Group
+from store.features import Features
+from store.groups import Group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -87,7 +88,7 @@ def some_videos(
     recorded = None if run is None else read_run(run)
     rows = store.videos.to_pylist()
     usable = set(store.usable(_groups(store, clip, pose, recorded)))
-    column = None if recorded is None else f"split{min(score.split for score in recorded.scores)}"
+    column = None if recorded is None else f"split{recorded.splits[0]}"
     able = [row["video_id"] for row in rows if row["slot"] in usable and (column is None or row[column] == "test")]
     if not able:
         raise MissingError(
@@ -154,38 +155,33 @@ def strips(
     index, times = (store.rows(timing, name, list(slots)) for name in ("index", "pts"))
     features = _load(store, slots, clip_group, pose_group)
     rows = {row["slot"]: row for row in store.videos.to_pylist()}
-    runs_code = ":" in record["decoder"] and record["decoder"] not in code
-    outcomes = [] if runs_code else decode(store, [rows[slot] for slot in slots], record)
+    refused = refused_decoder(record, code)
+    outcomes = [] if refused else decode(store, [rows[slot] for slot in slots], record)
     order = {int(slot): position for position, slot in enumerate(features.slots)}
     made = []
     for number, slot in enumerate(slots):
-        row = rows[slot]
-        keypoints = boxes = shares = None
-        if pose_group is not None:
-            steps = features["keypoints"].shape[1]
-            keypoints, boxes = (
-                features[name][order[slot]].numpy()[places * steps // stored] for name in ("keypoints", "boxes")
-            )
-            if config.persons == "moving":
-                width, height = features.sizes[order[slot]]
-                shares = motion_shares(features["keypoints"][order[slot]][None], (width / height)[None])[0].numpy()
-        pictures, note = None, f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
-        if not runs_code:
-            pictures, note = _pictures(outcomes[number], index[number])
+        pictures, note = (None, refused) if refused else _pictures(outcomes[number], index[number])
         made.append(
             Strip(
-                title=f"{row['video_id']}  ({row['class_name']})",
+                title=f"{rows[slot]['video_id']}  ({rows[slot]['class_name']})",
                 size=tuple(int(side) for side in features.sizes[order[slot]]),  # type: ignore[arg-type]
                 times=times[number][places],
                 pictures=None if pictures is None else pictures[places],
-                keypoints=keypoints,
-                boxes=boxes,
-                shares=shares,
                 view=_view(clip_group, config.sigma),
                 note=note,
+                **({} if pose_group is None else _poses(features, order[slot], config, places, stored)),
             )
         )
     return made
+
+
+def refused_decoder(record: Mapping[str, Any], code: Collection[str]) -> str:
+    """Why the frames that ``record`` (of a frames group) tells of are not decoded again: the store's decoder is code
+    that ``code`` does not name. Empty where they may be."""
+    decoder = record["decoder"]
+    if ":" not in decoder or decoder in code:
+        return ""
+    return f"the store was decoded by code, {decoder}: to run it, name it with --code"
 
 
 def with_verdicts(
@@ -197,9 +193,7 @@ def with_verdicts(
     top: int = 5,
 ) -> list[Strip]:
     """Strips with what a head says of them; with the true class where ``store`` tells it."""
-    truths = (
-        {} if store is None else dict(zip(*(store.videos[n].to_pylist() for n in ("slot", "class_name")), strict=True))
-    )
+    truths = {} if store is None else store.plan.lookup("slot", "class_name")
     order = {int(slot): position for position, slot in enumerate(judgement.slots)}
     result = []
     for strip, slot in zip(made, slots, strict=True):
@@ -221,12 +215,12 @@ def best_classes(scores: np.ndarray, class_names: Sequence[str], top: int) -> tu
 def decode(store: FeatureStore, rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> list[DecodeOutcome]:
     """Decode videos of the plan again, as ``record`` (of a frames group) says; never raises for a video."""
     root = video_root(store)
-    refs = [VideoRef(row["slot"], row["video_id"], str(root / row["path"]), row["start"], row["end"]) for row in rows]
+    refs = [VideoRef.of(row, root) for row in rows]
     config = DecodeConfig(record["decoder"], int(record["num_frames"]), record["max_short_side"])
     outcomes: list[DecodeOutcome] = []
     with DecodeWorker(config) as worker:
         while len(outcomes) < len(refs):
-            outcomes += [_kept(outcome) for outcome in worker(refs[len(outcomes) :]).results]
+            outcomes += [outcome.copied() for outcome in worker(refs[len(outcomes) :]).results]
     return outcomes
 
 
@@ -262,31 +256,42 @@ def _groups(store: FeatureStore, clip: str | None, pose: str | None, run: RunRes
     named = [store.group(kind, name) for kind, name in names.items() if name is not None]
     if run is not None:
         return [*selected_groups(store, run.selection), *named]
-    there = {group.modality.kind for group in store.groups.values()}
-    return [*named, *(store.group(kind) for kind, name in names.items() if name is None and kind in there)]
+    others = [kind for kind, name in names.items() if name is None and of_kind(store.groups, kind)]
+    return [*named, *map(store.group, others)]
 
 
 def _drawn(store: FeatureStore, kind: str, name: str | None, slots: Sequence[int]) -> Group | None:
     """The group that ``name`` picks, else the only one of a kind where it has features of all ``slots``, else None."""
     if name is not None:
         return store.group(kind, name)
-    of_kind = [group for group in store.groups.values() if group.modality.kind == kind]
-    return of_kind[0] if len(of_kind) == 1 and set(slots) <= set(store.usable(of_kind)) else None
+    groups = of_kind(store.groups, kind)
+    return groups[0] if len(groups) == 1 and set(slots) <= set(store.usable(groups)) else None
 
 
 def frames_group(store: FeatureStore, record: dict[str, Any]) -> Group:
     """Which frames of each video a group of features is of: the group whose record is ``record``."""
-    found = [g for g in store.groups.values() if g.modality.kind == "frames" and dict(g.modality.record) == record]
+    found = [group for group in of_kind(store.groups, "frames") if dict(group.modality.record) == record]
     if not found:
         verifying = command("verify", "--store", store.url)
         raise StoreError(f"{store.url} lacks the frames group of {record}; run: {verifying}", kind="store-corrupt")
     return found[0]
 
 
-def _load(store: FeatureStore, slots: Sequence[int], clip: Group | None, pose: Group | None) -> Any:
+def _load(store: FeatureStore, slots: Sequence[int], clip: Group | None, pose: Group | None) -> Features:
     arrays = (("cls",) if clip else ()) + (("keypoints", "boxes") if pose else ())
     clip_id, pose_id = (None if group is None else group.modality.id for group in (clip, pose))
     return store.load(arrays=arrays, slots=slots, clip=clip_id, pose=pose_id)
+
+
+def _poses(features: Features, row: int, config: HeadConfig, places: np.ndarray, stored: int) -> dict[str, Any]:
+    """What a ``Strip`` shows of the persons of a video, at ``places`` among the ``stored`` frames."""
+    keypoints = features["keypoints"][row]
+    at = places * len(keypoints) // stored
+    found = {"keypoints": keypoints.numpy()[at], "boxes": features["boxes"][row].numpy()[at]}
+    if config.persons == "moving":
+        width, height = features.sizes[row]
+        found["shares"] = motion_shares(keypoints[None], (width / height)[None])[0].numpy()
+    return found
 
 
 def _view(clip: Group | None, sigma: float) -> View | None:
@@ -310,10 +315,3 @@ def _pictures(outcome: DecodeOutcome, index: np.ndarray) -> tuple[np.ndarray | N
             f"{outcome.ref.path} decodes to other frames than those that are stored; drawn from the store alone",
         )
     return outcome.video.frames, ""
-
-
-def _kept(outcome: DecodeOutcome) -> DecodeOutcome:
-    """With frames of its own: those of a worker are a view that changes later."""
-    if outcome.video is None:
-        return outcome
-    return replace(outcome, video=replace(outcome.video, frames=outcome.video.frames.copy()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipeline.head.other_scores import log_probabilities
 from pipeline.head.results import RunResult
 from pipeline.head.selection import selected_groups
 from pipeline.head.train import predict as logits_of
+from stages.cache import cache_in
 from store.errors import one_of
 from store.groups import Group
 from store.reader import FeatureStore
@@ -45,9 +45,8 @@ class Judgement:
 
 def heads_of(run: RunResult, split: int | None = None) -> list[Head]:
     """The heads of one split of a run, a head a seed; of its first split unless told otherwise."""
-    splits = sorted({score.split for score in run.scores})
-    chosen = splits[0] if split is None else split
-    one_of("split", chosen, tuple(splits))
+    chosen = run.splits[0] if split is None else split
+    one_of("split", chosen, run.splits)
     return [load_head(run, chosen, score.seed) for score in run.scores if score.split == chosen]
 
 
@@ -120,17 +119,10 @@ def _judgement(inputs: Inputs, scores: torch.Tensor, heads: Sequence[Head]) -> J
 
 @contextlib.contextmanager
 def own_cache() -> Iterator[None]:
-    """Keep tokens that are pooled meanwhile in a folder that goes again: they are of a few videos alone, and would take
-    the place of those of the whole store."""
-    before = os.environ.get("VILP_CACHE")
-    with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder:
-        os.environ["VILP_CACHE"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("VILP_CACHE")
-            if before is not None:
-                os.environ["VILP_CACHE"] = before
+    """Keep tokens that are pooled meanwhile in a temporary folder: they are of a few videos alone, and would take the
+    place of those of the whole store."""
+    with tempfile.TemporaryDirectory(prefix="vilp-pooled-") as folder, cache_in(folder):
+        yield
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from store.sealed import get_sealed
 
 
 def dataset_seed(objects: Objects, asked: int) -> int:
-    """The seed that a store's dataset was listed with; ``asked`` where there is no store yet. What came to be by it, be
-    it the split of a folder or the synthetic set, stays when other weights are drawn with another."""
+    """The seed that a store's dataset was listed with; ``asked`` where there is no store yet. The split of a folder and
+    the synthetic set were made with it, and stay as they are when another seed draws other weights."""
     facts = get_sealed(objects, STORE)
     return asked if facts is None else int(facts["source"].get("seed", 0))
 
@@ -191,8 +191,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Work:
-    """Plan minus commits: iterating gives a unit for each shard that has work left, in order, made when asked for, so
-    that a plan of millions of videos costs a bit a video and group.
+    """Plan minus commits. Iterating gives a unit for each shard that has work left, in order; each is made when it is
+    asked for, so that a plan of millions of videos costs a byte a video and group.
 
     left        bool [videos] by group: which videos of the plan it lacks, those to be tried again among them
     committed   bool [videos] by group: which it has committed, the quarantined and those to be tried again among them
@@ -243,10 +243,7 @@ class Work:
             groups = tuple(group for group, mask in self.left.items() if mask[span].any())
             yield Unit(
                 shard,
-                tuple(
-                    VideoRef(row["slot"], row["video_id"], str(self.root / row["path"]), row["start"], row["end"])
-                    for row in rows
-                ),
+                tuple(VideoRef.of(row, self.root) for row in rows),
                 groups,
                 {group: frozenset(slots[self.left[group][span]].tolist()) for group in groups},
                 {group: frozenset(slots[self.committed[group][span]].tolist()) for group in groups},

@@ -9,7 +9,7 @@ A network learns from the training videos of one split, which are test videos of
 its record names the split and a hash of those videos, and ``seen`` marks them one by one: late fusion refuses the group
 where a test video was seen.
 
-Weights of a fusion are chosen on the training videos. Of these a network that was trained on them says too much, so a
+Weights of a fusion are chosen on the training videos. A network that was trained on them is too sure of them, so a
 run's head is trained again without each fold of them, and the scores of that fold are of the network that has not seen
 it (``features`` are all of the first network: two networks have two spaces).
 
@@ -43,7 +43,6 @@ from pipeline.head.other_scores import (
     RunScores,
     as_logarithms,
     check_scores,
-    first_seed,
     last_part,
     log_probabilities,
 )
@@ -190,8 +189,7 @@ def _fill(
                 arrays[name][good] = made[name]
         rows = [replace(known[slot], decode_seconds=0.0, stage_seconds=each) for slot in slots]
         inside = {slot for slot in kept if slot // plan.shard_len == shard}
-        metadata = {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(lease.epoch)}
-        filled += write_shard(objects, modality, shard, plan.shard_len, arrays, rows, metadata, expected=inside)
+        filled += write_shard(objects, modality, shard, plan.shard_len, arrays, rows, lease.stamp(), expected=inside)
         progress.advance(len(slots))
     progress.end()
     return filled
@@ -210,13 +208,13 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
         )
     store.group("pose", run.selection.pose)  # raises where it is not there
     videos, asked = set(store.videos["video_id"].to_pylist()), None
-    for split in sorted({score.split for score in run.scores}):
-        held = read_held(run, split, first_seed(run))
+    for split in run.splits:
+        held = read_held(run, split, run.seeds[0])
         if held is None:
             asked = asked or RunScores(replace(run, selection=replace(run.selection, store=store.url)), config.device)
             progress.note(f"training without each fold of the training videos of split {split}")
             _train_held(asked, split)
-            held = read_held(run, split, first_seed(run))
+            held = read_held(run, split, run.seeds[0])
             assert held is not None
         if strange := set(held[1].training) - videos:
             raise UsageError(
@@ -228,7 +226,7 @@ def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, pro
 
 def _train_held(asked: RunScores, split: int) -> None:
     """Train the head of a split again without each fold of its training videos, and keep all beside the run."""
-    train, seed = asked.train(split), first_seed(asked.run)
+    train, seed = asked.train(split), asked.run.seeds[0]
     folds = inner_folds(train.labels.cpu().numpy(), train.sources)
     fitting, held = (
         tuple(tuple(train.video_ids[row] for row in rows) for rows in part) for part in zip(*folds, strict=True)
@@ -244,7 +242,7 @@ class _Network:
         self, run: RunResult, split: int, held: Sequence[Head], facts: Held, digest: str, store: FeatureStore
     ) -> None:
         self._run, self._split, self._held, self._facts, self._store = run, split, held, facts, store
-        self._head = load_head(run, split, first_seed(run))
+        self._head = load_head(run, split, run.seeds[0])
         pose = store.group("pose", run.selection.pose)
         width = int(self._head.classifier.in_features)  # type: ignore[union-attr,arg-type]
         record = {
@@ -314,8 +312,7 @@ class _Files:
         for path in paths:
             self._scores |= read_scores(path, None if annotations is None else Path(annotations))
         self._store, self._training = store, frozenset(store.selected(split, "train"))
-        videos = store.videos
-        labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
+        labels = store.plan.lookup("video_id", "label")
         check_scores(", ".join(path.name for path in paths), self._scores, labels, len(store.class_names))
         record = {
             "network": "mmaction2",
@@ -325,10 +322,8 @@ class _Files:
         self.modality = Modality("posefeat", f"imported split{split}", record, _score_arrays(len(store.class_names)))
 
     def known(self) -> dict[int, CommitRow]:
-        columns = (self._store.videos[name].to_pylist() for name in ("slot", "video_id"))
-        return {
-            slot: CommitRow(slot, OK) for slot, name in zip(*columns, strict=True) if last_part(name) in self._scores
-        }
+        ids = self._store.plan.lookup("slot", "video_id")
+        return {slot: CommitRow(slot, OK) for slot, name in ids.items() if last_part(name) in self._scores}
 
     def arrays(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
         names = self._store.plan.at(np.asarray(slots, np.int64), "video_id")["video_id"].to_pylist()

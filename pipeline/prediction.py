@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from pipeline.compute import Computer, recorded_graphs
 from pipeline.datasets.base import scan_videos
 from pipeline.figure import MAX_STRIPS, Strip, draw_strips
 from pipeline.graph import Graph
-from pipeline.head.checkpoint import read_run
-from pipeline.head.evaluate import store_of
-from pipeline.head.fused import is_fused, read_fused
+from pipeline.head.checkpoint import open_run
+from pipeline.head.fused import FusedRun, is_fused, read_fused
+from pipeline.head.job import store_of
 from pipeline.head.results import RunResult
 from pipeline.head.selection import Selection, needs_encoder
 from pipeline.inspection import best_classes, matching, strips, video_root, with_verdicts
@@ -92,7 +92,6 @@ def predict(
     weights  files in place of those that the store remembers, by setting: ``clip_pretrained``, ``video_pretrained``,
              ``det_weights``, ``pose_weights``, ``pose_config``
     figure   a PNG with a strip a video, for the first 48 at most of those that did not fail
-
     code     decoders and estimators (``module:name``) that the store names and that may be run
 
     A video that cannot be used costs itself. CLIP is computed where a head reads more than skeletons, and for a figure,
@@ -104,25 +103,19 @@ def predict(
     if top < 1:
         raise UsageError(f"top is {top}; allowed: 1 or more classes")
     fused = read_fused(run) if not isinstance(run, RunResult) and is_fused(run) else None
-    runs = list(fused.runs) if fused else [run if isinstance(run, RunResult) else read_run(run)]
+    runs = list(fused.runs) if fused else [open_run(run)]
     recorded, places = runs[0], [store_of(of, store) for of in runs]
-    settings = places[0]
     files = find_files([videos] if isinstance(videos, str | os.PathLike) else list(videos))
     selections = [matching(of, place) for of, place in zip(runs, places, strict=True)]
-    selection = selections[0]
-    if figure is not None and selection.clip_id is None and selection.pose is None:
+    if figure is not None and selections[0].clip_id is None and selections[0].pose is None:
         raise UsageError("figure draws the frames of CLIP or of poses, and the run's head reads neither; leave it out")
     if figure is None and not any(needs_encoder(of.config) for of in runs):
         # Heads that read skeletons alone; what CLIP says of the same videos would be computed for nothing.
         runs = [replace(of, selection=replace(of.selection, clip=None)) for of in runs]
         selections = [replace(one, clip=None) for one in selections]
     graphs = _graphs(places, selections, weights=weights or {}, device=device, code=code)
-    where = str(resolve_device(device))
-    if fused:
-        pairs, weight = fused.heads(split)
-    else:
-        heads = heads_of(recorded, split)
-    known = _known_ids(settings)
+    ask = _asker(fused, runs, split, str(resolve_device(device)))
+    known = _known_ids(places[0])
     computer = Computer(graphs)
     said: list[Predicted] = []
     scores: list[np.ndarray] = []
@@ -133,11 +126,7 @@ def predict(
         paths = [os.path.abspath(path) for path in batch]
         refs = [VideoRef(slot, known.get(path, batch[slot]), path) for slot, path in enumerate(paths)]
         with computer(refs, recorded.class_names) as computed:
-            found = [matching(of, computed.store) for of in runs]
-            if fused:
-                judgement = judge_together(computed.store, found, runs, pairs, weight, device=where)
-            else:
-                judgement = judge(computed.store, found[0], recorded, heads, device=where)
+            judgement = ask(computed.store)
             if figure is not None and len(drawn) < MAX_STRIPS:
                 drawn += _strips(computed.store, judgement, recorded, top, code)
         by_slot = np.full((len(batch), len(recorded.class_names)), np.nan, np.float32)
@@ -161,6 +150,19 @@ def predict(
             error.result = result
             raise
     return result
+
+
+def _asker(
+    fused: FusedRun | None, runs: Sequence[RunResult], split: int | None, device: str
+) -> Callable[[FeatureStore], Judgement]:
+    """Asks the heads of a split of a run, or of the two runs of a fusion, about the videos of a store."""
+    if fused is None:
+        (run,), heads = runs, heads_of(runs[0], split)
+        return lambda store: judge(store, matching(run, store), run, heads, device=device)
+    pairs, weight = fused.heads(split)
+    return lambda store: judge_together(
+        store, [matching(run, store) for run in runs], runs, pairs, weight, device=device
+    )
 
 
 def _graphs(places: Sequence[FeatureStore], selections: Sequence[Selection], **how: Any) -> list[Graph]:

@@ -103,8 +103,7 @@ def _decode(graph: Graph, refs: Sequence[VideoRef]) -> tuple[list[Clip], float]:
             for outcome in worker([ref]).results:
                 failure = outcome.failure or failure
                 if outcome.video is not None:
-                    video = dataclasses.replace(outcome.video, frames=outcome.video.frames.copy())
-                    clips += clips_of([dataclasses.replace(outcome, video=video)])
+                    clips += clips_of([outcome.copied()])
                     seconds += outcome.seconds
             if clips and time.perf_counter() - began > DECODE_SECONDS:
                 break

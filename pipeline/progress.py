@@ -1,4 +1,4 @@
-"""How long work tells of itself. A library caller hears nothing unless it passes a ``Progress`` of its own."""
+"""How long-running work reports on itself. A library caller hears nothing unless it passes a ``Progress``."""
 
 from __future__ import annotations
 

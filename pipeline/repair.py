@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from pipeline.config import ExtractConfig
 from pipeline.datasets import video_root
@@ -25,7 +25,6 @@ def repair(
     report: Report,
     *,
     progress: Progress,
-    note: Callable[[str], None] = lambda line: None,
     code: Collection[str] = (),
 ) -> Report:
     """Mend all problems of a report and verify again. Damaged shards are computed from their videos with the recipe
@@ -44,15 +43,13 @@ def repair(
         per_video = groups[problem.group].modality.per_video
         shards.setdefault(key, set()).update({problem.shard} if per_video and problem.shard is not None else set())
     for key, config in recipes.items():
-        note(f"computing {len(shards[key])} damaged shards again")
         extract(config, progress=progress, only_shards=shards[key])
-    return verify_store(objects, progress=note)
+    return verify_store(objects)
 
 
 def _check_recomputable(objects: Objects, report: Report, code: Collection[str]) -> None:
     """Raise before anything is removed where a damaged shard could not be computed again as it was."""
-    groups, videos = read_groups(objects), read_plan(objects).videos
-    paths = dict(zip(videos["slot"].to_pylist(), videos["path"].to_pylist(), strict=True))
+    groups, paths = read_groups(objects), read_plan(objects).lookup("slot", "path")
     for problem in report.problems:
         if problem.shard is None:
             continue

@@ -19,7 +19,8 @@ from pipeline.config import ExtractConfig
 from pipeline.files import put_file
 from pipeline.graph import make_graph
 from pipeline.head.functional import unit
-from pipeline.inspection import video_root
+from pipeline.head.selection import stored_frames
+from pipeline.inspection import refused_decoder, video_root
 from pipeline.report.markup import escape
 from stages.decode import DecodeConfig, DecodeWorker
 from stages.types import VideoRef
@@ -103,13 +104,13 @@ def search(
     random = "seed" in group.modality.record.get("weights", {})
     warning = "CLIP has random weights in this store: the ranking means nothing" if random else ""
     return Found(
-        text if text is not None else f"like {like}", tuple(hits), searched, _length(group), group.modality.id, warning
+        text if text is not None else f"like {like}",
+        tuple(hits),
+        searched,
+        stored_frames(group),
+        group.modality.id,
+        warning,
     )
-
-
-def _length(group: Group) -> int:
-    spec = group.modality.arrays["cls"]
-    return spec.shape[spec.dims.index("frame")]
 
 
 def _scored(
@@ -203,15 +204,13 @@ def _thumbnails(store: FeatureStore, found: Found, code: Collection[str]) -> Ite
     import cv2
 
     record = store.group("clip", found.clip).modality.record["frames"]
-    if ":" in record["decoder"] and record["decoder"] not in code:
-        reason = f"the store was decoded by code, {record['decoder']}: to run it, name it with --code"
+    if reason := refused_decoder(record, code):
         yield from ((hit, reason) for hit in found.hits)
         return
     rows = {row["video_id"]: row for row in store.videos.to_pylist()}
     with DecodeWorker(DecodeConfig(record["decoder"], found.frames, THUMBNAIL)) as worker:
         for hit in found.hits:
-            row, path = rows[hit.video_id], video_root(store) / hit.path
-            (outcome,) = worker([VideoRef(row["slot"], hit.video_id, str(path), row["start"], row["end"])]).results
+            (outcome,) = worker([VideoRef.of(rows[hit.video_id], video_root(store))]).results
             if outcome.video is None:
                 yield hit, outcome.failure.message if outcome.failure else "no frames"
                 continue

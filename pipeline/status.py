@@ -15,28 +15,21 @@ from store.errors import MissingError, UsageError
 from store.groups import Group, differences
 from store.lease import living
 from store.objects import Objects, open_objects
-from store.plan import read_plan
 from store.quarantine import next_steps
 from store.reader import FeatureStore
 
 
-def find_store(store: str | None, *, stores: Path = Path("stores")) -> str:
+def find_store(store: str | None) -> str:
     """The named store, or the only one under ``stores/``. Raises ``UsageError`` that lists them where there are
     several."""
     if store is not None:
         return store
-    found = sorted(path.parent.parent for path in stores.glob("*/_tables/store.json"))
+    found = sorted(path.parent.parent for path in Path("stores").glob("*/_tables/store.json"))
     if len(found) == 1:
         return str(found[0])
     if not found:
-        raise MissingError(f"no store under {stores}/; make one with: vilp-pipe extract --dataset synthetic")
-    raise UsageError(f"store is not given and {stores}/ has several; choose with --store: {', '.join(map(str, found))}")
-
-
-def video_ids(objects: Objects) -> dict[int, str]:
-    """Video id of every slot of a store."""
-    videos = read_plan(objects).videos
-    return dict(zip(videos["slot"].to_pylist(), videos["video_id"].to_pylist(), strict=True))
+        raise MissingError("no store under stores/; make one with: vilp-pipe extract --dataset synthetic")
+    raise UsageError(f"store is not given and stores/ has several; choose with --store: {', '.join(map(str, found))}")
 
 
 def store_status(url: str) -> dict[str, Any]:
@@ -100,8 +93,8 @@ def _settings(groups: Iterable[Group]) -> dict[str, dict[str, str]]:
     for group in groups:
         if group.modality.kind != "frames":
             kinds.setdefault((group.modality.kind, group.modality.parent), []).append(group)
-    found = ((of_kind, differences(of_kind)) for of_kind in kinds.values())
-    return {g.path: words for of_kind, told in found for g, words in zip(of_kind, told, strict=True)}
+    found = ((alike, differences(alike)) for alike in kinds.values())
+    return {group.path: words for alike, told in found for group, words in zip(alike, told, strict=True)}
 
 
 def changed_sources(objects: Objects) -> list[str]:
@@ -113,7 +106,7 @@ def changed_sources(objects: Objects) -> list[str]:
     source = store.plan.source
     seed = dataset_seed(objects, 0)
     root = load_dataset(source["dataset"], source["root"], splits_dir=source["splits"], seed=seed).root
-    paths = dict(zip(store.videos["slot"].to_pylist(), store.videos["path"].to_pylist(), strict=True))
+    paths = store.plan.lookup("slot", "path")
     recorded = {
         row["slot"]: row["source_sha256"]
         for group in store.groups.values()

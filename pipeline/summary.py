@@ -25,12 +25,19 @@ DEFAULT_FRAMES = 8
 
 @dataclass
 class Summary:
-    """Outcome of an extraction. All counts are of videos; ``executed`` are those of this run, in which ``partial`` and
-    ``quarantined`` (by error kind) are counted; ``quarantine`` is where the report on all quarantined videos of the
-    store lies, and ``next_steps`` are lines on what can be done about them. Stage seconds add up over workers.
-    ``retried_units`` are those of which something was done again because a worker or a node died: ``shard`` (None: the
-    class names), how many ``times``, and ``why``, a line each. ``profile`` is what ``Trace.to_dict`` tells, where one
-    was asked for."""
+    """Outcome of an extraction; all counts are of videos.
+
+    planned        of the store; ``missing`` are listed or planned and not on the disk, ``unlisted`` are in no list
+    executed       of this run, the ``partial`` and the ``quarantined`` (by error kind) among them
+    failures       ``video_id``, ``kind`` and ``message`` of every video that this run quarantined
+    retried_units  of which something was done again because a worker or a node died: ``shard`` (None: the class names),
+                   how many ``times``, and ``why``, a line each
+    stage_seconds  by stage, added up over workers
+    quarantine     where the report on all quarantined videos of the store lies; None where there are none
+    next_steps     lines on what can be done about them
+    profile        what ``Trace.to_dict`` gives; None without a trace
+    next_command   what one does next, to copy into a shell
+    """
 
     store: str
     dataset: str

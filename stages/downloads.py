@@ -1,4 +1,4 @@
-"""Whether weights may be downloaded: a look at what is there must not fetch what is not."""
+"""Whether weights may be downloaded: commands that only look must not fetch what is missing."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,11 @@ class VideoRef:
     path: str
     start: float | None = None
     end: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], root: Path) -> VideoRef:
+        """The video of a row of the plan, whose path is relative to ``root``."""
+        return cls(row["slot"], row["video_id"], str(root / row["path"]), row["start"], row["end"])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.cache import cache_directory
 from stages.downloads import require_downloads
 from store.errors import MissingError, UsageError
 
@@ -42,16 +43,11 @@ _BOOKKEEPING = (
 )
 
 
-def cache_directory() -> Path:
-    """``$VILP_CACHE/weights``, or ``~/.cache/vilp-pipe/weights``."""
-    return Path(os.environ.get("VILP_CACHE") or Path.home() / ".cache" / "vilp-pipe") / "weights"
-
-
 def published_weights(url: str, *, model: str, flag: str) -> Path:
     """The file at ``url``, in the cache: fetched once, or put there by hand. Raises ``MissingError`` that says which
     file to put where, and ``UsageError`` for one that is there and is not what its name says."""
     name = url.rpartition("/")[2]
-    file = cache_directory() / name
+    file = cache_directory() / "weights" / name
     if not file.is_file():
         try:
             _fetch(url, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +71,7 @@ class ShardWriter:
             self.config.shard_len,
             {name: values[ordered] for name, values in arrays.items()},
             [rows[number] for number in ordered],
-            {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(self.config.lease.epoch)},
+            self.config.lease.stamp(),
             expected=targets.kept,
         )
 

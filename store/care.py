@@ -1,7 +1,7 @@
 """Care for a store: delete a modality, collect what belongs to nothing.
 
-Both decide by what lies there, under the lease of the whole store, so whatever moment a kill picks, the same command
-ends what was begun. Nothing is removed that is not known to be a store's own: other files are named and left alone.
+Both decide by what they find, under the lease of the whole store: after a kill at any moment the same command ends what
+was begun. Only objects of a form that stores write are removed; other files are named and left alone.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _PACK = re.compile(rf"{PACKS}/{_GROUP}/(?:pack\.json|[0-9a-f]{{16}}\.parquet)")
 
 @dataclass(frozen=True)
 class Orphan:
-    """An object of a store that belongs to nothing, and why. ``group`` is the group that it is of, or the kind where
-    several groups shared it; nothing for temporary files."""
+    """An object of a store that belongs to nothing, and why. ``group`` is the group that it was written for, or the
+    kind where several groups shared it; empty for temporary files."""
 
     key: str
     why: str
@@ -63,7 +63,7 @@ class Survey:
 
     orphans      may be removed
     lost_groups  have commits but no definition any more, so nobody reads them
-    strangers    keys that are no store's; they are never touched
+    strangers    keys of a form that no store writes; they are never touched
     """
 
     orphans: tuple[Orphan, ...]
@@ -73,8 +73,8 @@ class Survey:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a deletion removed, or would remove: groups with their commits, and the keys of all their objects. The
-    ``unused_frames`` are groups that tell of no features any more."""
+    """What a deletion removed, or would remove: groups with their commits, and the keys of all their objects.
+    ``unused_frames`` are groups of frames from which no features are left."""
 
     groups: tuple[str, ...]
     keys: tuple[str, ...]
@@ -206,7 +206,7 @@ def _twice(keys: Iterable[str]) -> Iterator[str]:
 
 
 def _parse(key: str) -> tuple[str | None, int | None, str]:
-    """Group (or kind) of a key, the shard where it is of one, and what it is; no group where it is no store's."""
+    """Group (or kind) of a key, its shard where it is of one, and what it is; no group for a key of no known form."""
     if found := _ARRAY.fullmatch(key):
         return found["group"], int(found["shard"]), "array"
     if found := _METADATA.fullmatch(key):

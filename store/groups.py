@@ -111,25 +111,30 @@ def expected_metadata(plan: Plan, groups: Mapping[str, Group]) -> dict[str, byte
     return {key: text.encode() for key, text in sorted(texts.items())} | {ROOT_METADATA: root.encode()}
 
 
+def of_kind(groups: Mapping[str, Group], kind: str, *, parent: str | None = None) -> list[Group]:
+    """The groups of a kind, by path; with ``parent`` those inside that group alone."""
+    return [g for g in groups.values() if g.modality.kind == kind and parent in (None, g.modality.parent)]
+
+
 def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, parent: str = "") -> Group:
     """The group of a kind that ``name`` (an id, or the beginning of one) picks; None where there is just one.
 
     Raises ``MissingError`` (``missing-modality``) where there is none, ``UsageError`` where several fit.
     """
-    of_kind = [g for g in groups.values() if g.modality.kind == kind and g.modality.parent == parent]
-    fitting = [g for g in of_kind if name is None or g.modality.id == name] or [
-        g for g in of_kind if name is not None and g.modality.id.startswith(name)
+    candidates = of_kind(groups, kind, parent=parent)
+    fitting = [g for g in candidates if name is None or g.modality.id == name] or [
+        g for g in candidates if name is not None and g.modality.id.startswith(name)
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if not of_kind:
+    if not candidates:
         adding = command("extract", "--modality", kind, "--store", "STORE")
         raise MissingError(
             f"the store holds no {kind} features; add them with: {adding}",
             kind="missing-modality",
         )
     if not fitting:
-        ids = [g.modality.id for g in of_kind]
+        ids = [g.modality.id for g in candidates]
         raise MissingError(
             f"{kind} is {name!r}; this store has: {', '.join(ids)}{nearest(name, ids)}", kind="missing-modality"
         )

@@ -1,5 +1,5 @@
-"""Settings of the runs that made a store, as TOML that ``vilp-pipe extract --config`` takes: for people, and for doing
-it all again. Nothing reads them back on its own.
+"""Settings of the runs that made a store, as TOML that ``vilp-pipe extract --config`` takes: for people, and to repeat
+an extraction. Nothing else reads them.
 
 The name of each is the beginning of its own hash, so runs with equal settings keep one, and a flipped byte shows.
 """

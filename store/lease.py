@@ -74,6 +74,10 @@ class Lease:
                 kind="stale-lease",
             )
 
+    def stamp(self) -> dict[str, str]:
+        """When a commit was written and under which lease: metadata of the commits that are written now."""
+        return {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "epoch": str(self.epoch)}
+
     def guard(self, objects: Objects) -> Objects:
         """The objects, writable for as long as this lease stands."""
         return objects.guarded(lambda: self.check(objects))

@@ -85,6 +85,10 @@ class Plan:
         """Some columns of ``videos`` for some slots that are in use, in their order."""
         return take(self.videos.select(columns), np.searchsorted(self.slots, slots))
 
+    def lookup(self, key: str, value: str) -> dict[Any, Any]:
+        """One column of ``videos`` by another that names each video once: ``lookup("slot", "video_id")``."""
+        return dict(zip(self.videos[key].to_pylist(), self.videos[value].to_pylist(), strict=True))
+
     def span(self, shard: int) -> slice:
         """Where the videos of a shard stand in ``videos``."""
         low, high = np.searchsorted(self.slots, [shard * self.shard_len, (shard + 1) * self.shard_len])

@@ -67,7 +67,7 @@ class Report:
     leftovers: tuple[str, ...]
 
 
-def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda line: None) -> Report:
+def verify_store(objects: Objects, *, note: Callable[[str], None] = lambda line: None) -> Report:
     """Check every object of a store against its hash and compute the digest of its values.
 
     Raises ``StoreError`` where there is no store, or where both copies of its plan are damaged.
@@ -77,7 +77,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
     problems = list(_metadata_problems(objects, plan, groups))
     status: list[dict[int, str]] = []
     for path, group in groups.items():
-        progress(f"checking {path}")
+        note(f"checking {path}")
         rows: dict[int, str] = {}
         for shard in committed_shards(objects, path):
             commit, found = _check_shard(objects, plan, group, shard)
@@ -91,7 +91,7 @@ def verify_store(objects: Objects, *, progress: Callable[[str], None] = lambda l
     problems += [Problem(key, "is a damaged report") for key in damaged_reports(objects)]
     problems += [Problem(key, "is a damaged record of settings") for key in damaged_configs(objects)]
     return Report(
-        digest=None if problems else store_digest(FeatureStore(objects, plan, groups), progress=progress),
+        digest=None if problems else store_digest(FeatureStore(objects, plan, groups), note=note),
         planned=plan.videos.num_rows,
         committed=len(set.intersection(*(set(rows) for rows in status))) if status else 0,
         partial=_count(status, PARTIAL),
@@ -128,7 +128,7 @@ def restore(objects: Objects, report: Report) -> list[Problem]:
     return damaged
 
 
-def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambda line: None) -> str:
+def store_digest(store: FeatureStore, *, note: Callable[[str], None] = lambda line: None) -> str:
     """SHA-256 over the plan and all committed feature rows as canonical values: equal for a run that was killed and
     resumed and for one that was not, on either engine. Times, messages and the bytes of Parquet and Zarr files do not
     enter.
@@ -143,7 +143,7 @@ def store_digest(store: FeatureStore, *, progress: Callable[[str], None] = lambd
     for row in store.videos.select(columns).to_pylist():
         add(row)
     for path, group in sorted(store.groups.items()):
-        progress(f"digest of {path}")
+        note(f"digest of {path}")
         add({"group": path, "record": dict(group.modality.record)})
         commits = store.commits(group)
         shards = commits.slots // store.plan.shard_len

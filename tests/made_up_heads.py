@@ -7,10 +7,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.functional import unit, word_bank
 from pipeline.head.skeleton import skeletons
 from pipeline.head.text import TextSide
+from pipeline.head.train import TrainConfig, fit, new_head, predict
 from store.commits import CommitRow
 from store.features import END, NAME, PAD, START, TEMPLATE
 from store.lease import Part, hold
@@ -24,6 +26,24 @@ torch.set_num_threads(1)
 
 SHARD_LEN, FRAMES, POSE_FRAMES, GRID, DIM, WIDTH, POSITIONS = 16, 4, 8, 3, 16, 24, 7
 CLIPS = 3
+
+
+SHORT = TrainConfig(epochs=5, batch_size=64)
+
+
+def only(inputs, name):
+    """Inputs without what a head does not read."""
+    return inputs.only(HeadConfig(head=name).inputs)
+
+
+def trained(name, train, text, config=SHORT, seed=0):
+    head = new_head(HeadConfig(head=name, bottleneck=32), train, text, seed=seed)
+    fit(head, train, config, seed=seed)
+    return head
+
+
+def accuracy(head, inputs):
+    return float((predict(head, inputs).argmax(dim=1) == inputs.labels).float().mean())
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "how-to/elsewhere.md",
     ),
     "Reference": (COMMANDS, "store.md", "errors.md", "promises.md"),
-    "Method": ("method.md", "pose.md", "benchmarks.md"),
+    "Method": ("method.md", "pose.md", "demo.md", "benchmarks.md"),
 }
 
 

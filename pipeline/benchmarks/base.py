@@ -183,6 +183,11 @@ def make_row(
     return Row(name, tuple(rounds), count, unit, median(plain) / median(rounds), spread, columns)
 
 
+def discard(work: Callable[..., object], *arguments: object) -> None:
+    """Do the work and drop its result, which would otherwise pass for figures of a ``Way``."""
+    work(*arguments)
+
+
 def cpu_seconds() -> float:
     """CPU seconds of this process and of its children that have ended, all threads together."""
     times = os.times()

@@ -10,22 +10,18 @@ from typing import Any
 import numpy as np
 
 from pipeline.benchmarks import plain
-from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
+from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare, discard
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
 from stages.clip.config import DEFAULT_TOKENS, ClipConfig
-from stages.decode import decode_video
-from stages.types import Clip, VideoRef
+from stages.types import Clip
 
 PLAIN = "plain loop, fp32"
 
 
 def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progress) -> list[Comparison]:
     """Images a second from decoded frames to embeddings, for every model."""
-    paths = clips.paths[: config.clip_videos]
-    decoded = [
-        Clip(VideoRef(slot, path.stem, str(path)), decode_video(path, config.frames)) for slot, path in enumerate(paths)
-    ]
+    decoded = clips.decoded(config.clip_videos, config.frames)
     return [_model(name, config, decoded, progress) for name in config.models]
 
 
@@ -48,8 +44,8 @@ def _model(name: str, config: BenchmarkConfig, clips: list[Clip], progress: Prog
     for label, encoder in encoders.items():
         encoder.setup()
         columns[label] = {"lowest cosine": lowest_cosine(encoder(clips)["cls"][:, 0], truth)}
-    ways: dict[str, Way] = {PLAIN: partial(_discard, _loop, model, transform, clips)}
-    ways |= {label: partial(_discard, encoder, clips) for label, encoder in encoders.items()}
+    ways: dict[str, Way] = {PLAIN: partial(discard, _loop, model, transform, clips)}
+    ways |= {label: partial(discard, encoder, clips) for label, encoder in encoders.items()}
     return compare(
         "clip",
         f"CLIP {name}",
@@ -77,7 +73,3 @@ def lowest_cosine(ours: np.ndarray, truth: np.ndarray) -> float:
 
 def _loop(model: Any, transform: Any, clips: list[Clip]) -> np.ndarray:
     return np.stack([plain.encode_video(model, transform, clip.video.frames) for clip in clips])
-
-
-def _discard(work: Any, *arguments: Any) -> None:
-    work(*arguments)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import load_dataset
+from stages.decode import decode_video
+from stages.types import Clip, VideoRef
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,13 @@ class ClipSet:
     paths: tuple[Path, ...]
     singles: tuple[Path, ...]
     what: str
+
+    def decoded(self, count: int, frames: int) -> list[Clip]:
+        """The first ``count`` videos, ``frames`` frames of each."""
+        return [
+            Clip(VideoRef(slot, path.stem, str(path)), decode_video(path, frames))
+            for slot, path in enumerate(self.paths[:count])
+        ]
 
 
 def find_clips(videos: int, folder: Path) -> ClipSet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
 from stages.clip.config import TOKENS, ClipConfig
-from stages.decode import decode_video
-from stages.types import Clip, VideoRef
 
 RAW = "ours, bytes with CRC-32C"
 SIZE, WRITE = "size, % of raw", "write, MB/s"
@@ -64,8 +61,7 @@ def _features(config: BenchmarkConfig, clips: ClipSet) -> list[np.ndarray]:
         ClipConfig(model=config.models[0], pretrained="none", num_frames=config.frames, tokens=TOKENS)
     )
     encoder.setup()
-    paths: tuple[Path, ...] = clips.paths[: config.clip_videos]
-    arrays = encoder([Clip(VideoRef(s, p.stem, str(p)), decode_video(p, config.frames)) for s, p in enumerate(paths)])
+    arrays = encoder(clips.decoded(config.clip_videos, config.frames))
     return [np.ascontiguousarray(row) for values in arrays.values() for row in values]
 
 

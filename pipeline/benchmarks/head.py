@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +18,12 @@ from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.made_up import SCALE, MadeUpSplits, make_splits, whole_store_nbytes, write_files, write_store
 from pipeline.benchmarks.plain_head import PlainVcs, train
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, make_job, train_head
+from pipeline.head.evaluate import train_head
+from pipeline.head.job import Job, make_job
 from pipeline.head.stack import together_pays
 from pipeline.head.train import EpochReport, Run, TrainConfig, fit_together, new_head
 from pipeline.progress import Progress
+from stages.cache import cache_in
 from stages.device import resolve_device
 from store.errors import UsageError
 from store.features import END, NAME
@@ -47,7 +47,7 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
         )
     write_store(made_up, folder / "store", whole=True)
     write_files(made_up, folder / "files")
-    with _own_cache(folder / "cache"):
+    with cache_in(folder / "cache"):
         return [
             _against_plain(config, made_up, folder, progress),
             _each(config, folder, progress),
@@ -199,20 +199,6 @@ def _runs(job: Job, inputs: Inputs, seeds: int) -> Sequence[Run]:
         for split, of_split in rows.items()
         for seed in range(seeds)
     ]
-
-
-@contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """Keep pooled tokens of made-up features out of the user's cache."""
-    before = os.environ.get("VILP_CACHE")
-    os.environ["VILP_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["VILP_CACHE"]
-        else:
-            os.environ["VILP_CACHE"] = before
 
 
 def trimmed_words(made_up: MadeUpSplits) -> tuple[np.ndarray, np.ndarray]:

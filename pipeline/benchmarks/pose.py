@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
+from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare, discard
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.progress import Progress
-from stages.decode import decode_video
 from stages.pose.base import PoseConfig
 from stages.pose.mmcv_compat import require_packages
-from stages.types import Clip, VideoRef
 
 DETECTOR = "rtmdet_nano_320-8xb32_coco-person"
 KEYPOINTS = "rtmpose-t_8xb256-420e_coco-256x192"
@@ -27,10 +25,7 @@ PLAIN = "mmpose's inferencer"
 def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progress) -> list[Comparison]:
     """Frames a second from decoded frames to keypoints. Raises ``MissingError`` where mmpose is not installed."""
     require_packages()
-    paths = clips.paths[: config.clip_videos]
-    decoded = [
-        Clip(VideoRef(slot, path.stem, str(path)), decode_video(path, config.frames)) for slot, path in enumerate(paths)
-    ]
+    decoded = clips.decoded(config.clip_videos, config.frames)
     progress.note(f"pose: building {DETECTOR} and {KEYPOINTS}")
     ours = make_estimator()
     inferencer = _inferencer(ours)
@@ -38,8 +33,8 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
     found = sum(len(persons) for clip in ours(decoded) for persons in clip)
     theirs = _frame_by_frame(inferencer, frames)
     ways: dict[str, Way] = {
-        PLAIN: partial(_discard, _frame_by_frame, inferencer, frames),
-        "ours": partial(_discard, ours, decoded),
+        PLAIN: partial(discard, _frame_by_frame, inferencer, frames),
+        "ours": partial(discard, ours, decoded),
     }
     device = next(ours._pose.parameters()).device
     return [
@@ -101,7 +96,3 @@ def _frame_by_frame(inferencer: Any, frames: Sequence[np.ndarray]) -> int:
     """Persons that the inferencer finds in frames uint8 [H, W, 3] (BGR)."""
     results = inferencer(list(frames), bbox_thr=-1.0, nms_thr=1.0)
     return sum(len(result["predictions"][0]) for result in results)
-
-
-def _discard(work: Any, *arguments: Any) -> None:
-    work(*arguments)

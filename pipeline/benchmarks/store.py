@@ -16,6 +16,7 @@ from pipeline.benchmarks.base import BenchmarkConfig, Comparison, Way, compare
 from pipeline.benchmarks.clips import ClipSet
 from pipeline.benchmarks.codecs import compare_codecs
 from pipeline.benchmarks.formats import Format, MadeUp, NpyFiles, Tensors, formats, mark
+from pipeline.engines.sizing import available_memory
 from pipeline.progress import Progress
 
 BATCH = 256
@@ -38,7 +39,7 @@ def run(config: BenchmarkConfig, clips: ClipSet, folder: Path, progress: Progres
 
 def _fitting(made_up: MadeUp, folder: Path) -> MadeUp:
     """As many of the videos as a format takes that lies in the page cache and in memory, with some room left."""
-    room = min(_available_memory() / 2.5, shutil.disk_usage(folder).free / 2)
+    room = min(available_memory() / 2.5, shutil.disk_usage(folder).free / 2)
     return dataclasses.replace(
         made_up, count=min(made_up.count, max(BATCH, int(room * made_up.count / made_up.nbytes)))
     )
@@ -46,7 +47,7 @@ def _fitting(made_up: MadeUp, folder: Path) -> MadeUp:
 
 def _reading(what: str, made_up: MadeUp, config: BenchmarkConfig, folder: Path, progress: Progress) -> list[Comparison]:
     ways = formats(folder, made_up)
-    in_turns = made_up.nbytes * (len(ways) + 1.5) < min(_available_memory(), shutil.disk_usage(folder).free)
+    in_turns = made_up.nbytes * (len(ways) + 1.5) < min(available_memory(), shutil.disk_usage(folder).free)
     notes = (
         f"made-up float16 features of {made_up.count:,} videos (all of HMDB51: 6,766), {made_up.nbytes / 1e9:.2f} GB,"
         " in the page cache",
@@ -122,9 +123,3 @@ def _check(way: Format, found: Tensors, rows: np.ndarray) -> None:
 
 def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _available_memory() -> int:
-    with open("/proc/meminfo") as file:
-        found = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    return min(found, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

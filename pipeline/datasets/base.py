@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -207,19 +207,6 @@ def need_videos(dataset: Dataset, looked: str, hint: str) -> Dataset:
     return dataset
 
 
-def read_list(path: Path) -> list[tuple[int, str]]:
-    """The lines of a split file that are not blank, stripped, with their numbers from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise MissingError(
-            f"no split file {path}; pass --splits DIR with the official lists", kind="missing-data"
-        ) from (None)
-    except UnicodeDecodeError:
-        raise UsageError(f"split file {path} is not text in UTF-8; take the official one") from None
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-
-
 def stem(path: str) -> str:
     """``path`` without its extension."""
     return posixpath.splitext(path)[0]
@@ -231,59 +218,3 @@ def unique_ids(paths: Sequence[str], names: Sequence[str]) -> list[str]:
     for name in names:
         count[name] = count.get(name, 0) + 1
     return [name if count[name] == 1 else path for path, name in zip(paths, names, strict=True)]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One video as the lists of a dataset describe it; ``path`` is relative to the folder of videos."""
-
-    path: str
-    video_id: str
-    label: int
-    source: str
-    splits: tuple[str, ...]
-
-
-def match_listed(
-    listed: Iterable[Listed], class_names: Sequence[str], files: Mapping[str, FileInfo], prefix: str
-) -> tuple[Videos, tuple[str, ...], tuple[str, ...]]:
-    """Videos present, paths missing, paths unlisted, for lists whose paths lie below ``prefix`` of the root.
-
-    A listed name matches a file of another letter case or with another extension too (``v_X.avi`` re-encoded as
-    ``v_X.mp4``), since copies of these datasets differ in both; an exact match comes first.
-    """
-    loose: dict[str, str] = {}
-    for path in files:
-        loose.setdefault(stem(path).lower(), path)
-    videos: list[Video] = []
-    missing: list[str] = []
-    used: set[str] = set()
-    for item in listed:
-        wanted = prefix + item.path
-        match = wanted if wanted in files else loose.get(stem(wanted).lower())
-        if match is None:
-            missing.append(wanted)
-            continue
-        used.add(match)
-        info = files[match]
-        videos.append(
-            Video(
-                item.video_id,
-                match,
-                item.label,
-                class_names[item.label],
-                item.source,
-                item.splits,
-                None,
-                None,
-                info.bytes,
-                info.mtime_ns,
-            )
-        )
-    unlisted = set(files) - used
-    num_splits = max((len(video.splits) for video in videos), default=0)
-    return (
-        Videos.of(sorted(videos, key=lambda video: video.path), num_splits),
-        tuple(sorted(missing)),
-        tuple(sorted(unlisted)),
-    )

@@ -51,22 +51,30 @@ def load(root: Path, seed: int) -> Dataset:
     paths = list(class_of)
     videos = (
         Video(
-            video_id,
-            path,
-            class_names.index(class_of[path]),
-            class_of[path],
-            stem(path),
-            (subsets[path],),
-            None,
-            None,
-            files[path].bytes,
-            files[path].mtime_ns,
+            video_id=video_id,
+            path=path,
+            label=class_names.index(class_of[path]),
+            class_name=class_of[path],
+            source=stem(path),
+            splits=(subsets[path],),
+            start=None,
+            end=None,
+            bytes=files[path].bytes,
+            mtime_ns=files[path].mtime_ns,
         )
         for path, video_id in zip(paths, unique_ids(paths, [stem(path) for path in paths]), strict=True)
     )
-    unlisted = tuple(path for path in files if path not in class_of)
-    missing = tuple(sorted(dangling))
-    dataset = Dataset("folder", root, class_names, 1, Videos.of(videos, 1), missing, unlisted, "unknown", None)
+    dataset = Dataset(
+        name="folder",
+        root=root,
+        class_names=class_names,
+        num_splits=1,
+        videos=Videos.of(videos, 1),
+        missing=tuple(sorted(dangling)),
+        unlisted=tuple(path for path in files if path not in class_of),
+        licence="unknown",
+        expected_videos=None,
+    )
     return need_videos(dataset, f"{root}/<class>/", HINT)
 
 

@@ -8,57 +8,32 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.datasets.base import (
-    TEST,
-    TRAIN,
-    UNUSED,
-    Dataset,
-    Listed,
-    match_listed,
-    need_folder,
-    need_videos,
-    read_list,
-    scan_videos,
-    stem,
-)
-from store.errors import MissingError, UsageError
+from pipeline.datasets.base import TEST, TRAIN, UNUSED, Dataset, stem
+from pipeline.datasets.official import Listed, Official, load_official, read_list
+from store.errors import UsageError
 
-NUM_VIDEOS = 13_320
-NUM_SPLITS = 3
-LICENCE = "research use only (https://www.crcv.ucf.edu/data/UCF101.php)"
-HINT = (
-    "unpack UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip of https://www.crcv.ucf.edu/data/UCF101.php "
-    "there, let vilp-pipe datasets prepare ucf101 do that, or pass --root DIR (and --splits DIR)"
+_PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
+UCF101 = Official(
+    name="ucf101",
+    num_videos=13_320,
+    num_classes=101,
+    splits=((9537, 3783), (9586, 3734), (9624, 3696)),
+    licence=f"research use only ({_PAGE})",
+    hint=(
+        f"unpack UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip of {_PAGE} "
+        "there, let vilp-pipe datasets prepare ucf101 do that, or pass --root DIR (and --splits DIR)"
+    ),
+    folders=("UCF-101",),
+    lists="ucfTrainTestlist",
+    marker="classInd.txt",
 )
 
 _GROUP = re.compile(r"_g(\d+)_c\d+$")
 
 
 def load(root: Path, splits_dir: Path | None) -> Dataset:
-    """The videos under ``root`` that the official lists name.
-
-    The lists are in ``splits_dir``, or else beside the videos. Raises ``MissingError`` where there is no video or no
-    list, ``UsageError`` where a list is not what it should be.
-    """
-    need_folder(root, "ucf101", HINT)
-    prefix = "UCF-101/" if (root / "UCF-101").is_dir() else ""
-    class_names, listed = read_lists(_find_lists(root, splits_dir))
-    files = {path: info for path, info in scan_videos(root).items() if path.startswith(prefix)}
-    videos, missing, unlisted = match_listed(listed, class_names, files, prefix)
-    dataset = Dataset("ucf101", root, class_names, NUM_SPLITS, videos, missing, unlisted, LICENCE, NUM_VIDEOS)
-    return need_videos(dataset, str(root / prefix), HINT)
-
-
-def _find_lists(root: Path, splits_dir: Path | None) -> Path:
-    if splits_dir is not None:
-        candidates = [splits_dir, splits_dir / "ucfTrainTestlist"]
-    else:
-        candidates = [root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist", root]
-    for folder in candidates:
-        if (folder / "classInd.txt").is_file():
-            return folder
-    looked = ", ".join(map(str, candidates))
-    raise MissingError(f"no classInd.txt of ucf101 (looked in {looked}); {HINT}", kind="missing-data")
+    """See ``load_official``."""
+    return load_official(UCF101, read_lists, root, splits_dir)
 
 
 def read_lists(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
@@ -70,7 +45,7 @@ def read_lists(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
     class_names = _read_classes(folder / "classInd.txt")
     label_of = {name: label for label, name in enumerate(class_names)}
     splits: dict[str, list[str]] = {}
-    for split in range(NUM_SPLITS):
+    for split in range(len(UCF101.splits)):
         for subset, file in ((TRAIN, f"trainlist{split + 1:02d}.txt"), (TEST, f"testlist{split + 1:02d}.txt")):
             for number, line in read_list(folder / file):
                 path, _, index = line.partition(" ")
@@ -80,7 +55,7 @@ def read_lists(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
                     raise UsageError(
                         f"{where}: {line!r} is not 'Class/name.avi', with the class index of classInd.txt or none"
                     )
-                subsets = splits.setdefault(path, [UNUSED] * NUM_SPLITS)
+                subsets = splits.setdefault(path, [UNUSED] * len(UCF101.splits))
                 if subsets[split] not in (UNUSED, subset):
                     raise UsageError(f"{where}: {path!r} is in both train and test; take the official lists")
                 subsets[split] = subset

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.doctor.check import FAIL, OK, WARN, Check, safely
 from pipeline.engines.environment import PACKAGES, machine_environment
-from pipeline.engines.sizing import cpus, machine_memory
+from pipeline.engines.sizing import available_memory, cpus, machine_memory
 
 PYTHONS = ((3, 11), (3, 12))
 # Modules that have to import, by package; what else is in ``PACKAGES`` is for some settings alone.
@@ -95,7 +95,7 @@ def gpu() -> Check:
 
 def memory() -> Iterator[Check]:
     """Memory for this process, and shared memory for decoded frames."""
-    total, available = machine_memory(), _available()
+    total, available = machine_memory(), available_memory()
     found = f"{total / 2**30:.1f} GB for this process, {available / 2**30:.1f} GB available now"
     few = min(total, available) < LITTLE_MEMORY
     yield Check(
@@ -142,8 +142,3 @@ def this_machine(*, with_ray: bool) -> Iterator[Check]:
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
-
-
-def _available() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))

@@ -103,6 +103,12 @@ def machine_memory(root: Path = Path("/")) -> int:
     return min(limits)
 
 
+def available_memory() -> int:
+    """Bytes that could be allocated now without swapping, as the kernel estimates."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+
+
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of the control groups over this process that limit what ``controller`` counts."""
     for line in _read(root / "proc/self/cgroup").splitlines():

@@ -41,8 +41,8 @@ def checkpoint_name(split: int, seed: int) -> str:
 
 @contextlib.contextmanager
 def run_directory(directory: Path) -> Iterator[None]:
-    """Make sure that a run can be written, before the block does any work for it. A directory that is made for it goes
-    again where none comes of it.
+    """Make sure that a run can be written, before the block does any work for it. A directory that is made for it is
+    removed where the block writes nothing into it.
 
     Raises ``UsageError`` where the directory holds something other than a run.
     """
@@ -110,6 +110,11 @@ def read_run(directory: str | os.PathLike[str]) -> RunResult:
     return RunResult.from_dict(data).at(Path(directory))
 
 
+def open_run(run: RunResult | str | os.PathLike[str]) -> RunResult:
+    """The record of a run, or of the one in a directory. Raises as ``read_run``."""
+    return run if isinstance(run, RunResult) else read_run(run)
+
+
 def put_predictions(directory: Path, table: pa.Table) -> str:
     """Put a table of predictions (see ``predictions_table``) into a directory; returns the file's SHA-256 (hex)."""
     return put_file(directory / PREDICTIONS, lambda path: pq.write_table(table, path, compression="zstd"))
@@ -141,7 +146,7 @@ def weights_digest(run: RunResult, split: int, seed: int) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """The same head trained again without each fold of its training videos: what the file says beside the weights.
+    """What the file of the heads that were trained without a fold of the training videos says beside their weights.
 
     of        SHA-256 of the file of the head that saw all training videos
     training  ids of all training videos; of these each tuple of ``held_out`` was held out once
@@ -167,7 +172,8 @@ def write_held(run: RunResult, split: int, seed: int, heads: Sequence[Head], fac
 
 
 def read_held(run: RunResult, split: int, seed: int) -> tuple[list[Head], Held, str] | None:
-    """Those heads, on the CPU, what their file says, and its SHA-256; None where there is none of this run's."""
+    """The heads that ``write_held`` wrote, on the CPU, what their file says, and its SHA-256. None where there is no
+    such file, or where it is of a head that was trained before."""
     assert run.directory is not None
     path = run.directory / held_name(split, seed)
     if not path.is_file():

@@ -5,96 +5,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.head import data
-from pipeline.head.checkpoint import load_head, load_predictions, read_run, run_directory, write_run
+from pipeline.head.checkpoint import load_head, load_predictions, open_run, run_directory, write_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.head.inner import tune as tune_on
+from pipeline.head.job import Job, check_epochs, check_sizes, check_videos, chosen_splits, make_job, run_job, store_of
 from pipeline.head.models import Head
 from pipeline.head.record import absent_classes, make_result
 from pipeline.head.results import Prediction, RunResult, score
-from pipeline.head.selection import (
-    Selection,
-    default_run_directory,
-    load_side,
-    open_store,
-    recorded_texts,
-    select,
-    text_sets,
-    usable_slots,
-)
+from pipeline.head.selection import default_run_directory
 from pipeline.head.stack import together_pays
-from pipeline.head.text import TextSide
 from pipeline.head.train import LossCurves, Progress, Run, TrainConfig, fit_runs, new_head, predict, sizes_of
-from stages.device import resolve_device
-from store.errors import MissingError, StoreError, UsageError, one_of
-from store.printable import command
-from store.reader import SUBSETS, FeatureStore
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a head is trained and tested on: a store, the head's settings, the features it reads, its text, a device."""
-
-    store: FeatureStore
-    config: HeadConfig
-    selection: Selection
-    text: TextSide
-    device: str
-
-    def inputs(
-        self,
-        split: int | None,
-        subset: str | None,
-        *,
-        every_frame: bool = False,
-        slots: Sequence[int] | None = None,
-    ) -> Inputs:
-        return data.load_inputs(
-            self.store,
-            self.selection,
-            self.config,
-            split=split,
-            subset=subset,
-            device=self.device,
-            every_frame=every_frame,
-            slots=slots,
-        )
-
-
-def make_job(
-    store: FeatureStore | str | os.PathLike[str],
-    head: str | HeadConfig,
-    *,
-    frames: int = 8,
-    device: str = "auto",
-    clip: str | None = None,
-    pose: str | None = None,
-    text: str | None = None,
-    video: str | None = None,
-) -> Job:
-    """Check that a head can be trained on a store; see ``train_head`` for the arguments and what is raised."""
-    opened = open_store(store)
-    config = head if isinstance(head, HeadConfig) else HeadConfig(head=head)
-    if video is not None:
-        if clip is not None:
-            raise UsageError(f"clip is {clip!r} and video is {video!r}; a head reads one encoder: give one of them")
-        config = replace(config, encoder="video")
-    where = str(resolve_device(device))
-    if len(opened.class_names) < 2:
-        raise UsageError(
-            f"{opened.url} has one class, {opened.class_names[0]!r}; a head needs two or more to tell apart"
-        )
-    selection = select(opened, config, frames=frames, clip=clip if video is None else video, pose=pose, text=text)
-    return Job(opened, config, selection, load_side(opened, selection, config), where)
+from store.errors import StoreError, UsageError
+from store.reader import FeatureStore
 
 
 def train_head(
@@ -165,7 +95,7 @@ def _train(
                 untrained = new_head(job.config, train, job.text, seed=seed, rows=of_split)
                 runs.append(Run(untrained, of_split, number, seed))
         warnings += train.notes
-        losses = fit_runs(runs, train, settings, curves, told=warnings.append)
+        losses = fit_runs(runs, train, settings, curves, note=warnings.append)
         seconds = (time.perf_counter() - started) / len(runs)
         del train
         for number in rows:
@@ -185,10 +115,7 @@ def _train(
                         losses=curves.of(number, run.seed),
                     )
                 )
-    result = make_result(
-        job.store, job.config, sizes, training, job.selection, scores, predictions, warnings, job.device, tuning
-    )
-    return result, heads, predictions
+    return make_result(job, sizes, training, scores, predictions, warnings, tuning), heads, predictions
 
 
 def _rounds(
@@ -228,7 +155,7 @@ def evaluate_run(
     Raises ``StoreError`` (``store-mismatch``) where the features are not those that the heads were trained on; with
     ``allow_mismatch`` other numbers of the same shapes and classes are taken.
     """
-    recorded = run if isinstance(run, RunResult) else read_run(run)
+    recorded = open_run(run)
     opened = store_of(recorded, store)
     if opened.class_names != recorded.class_names:
         raise StoreError(
@@ -237,15 +164,14 @@ def evaluate_run(
             "same classes, or give --zero-shot to take its text stream to the other classes",
             kind="store-mismatch",
         )
-    selection = matching_selection(recorded, opened, recorded.config, allow_mismatch, views=views)
-    where = str(resolve_device(device))
+    job = run_job(recorded, opened, device=device, views=views, allow_mismatch=allow_mismatch)
     predictions, scores, warnings = [], [], [w for w in recorded.warnings if w.startswith("no training video")]
-    for number in sorted({s.split for s in recorded.scores}):
-        test = data.load_inputs(opened, selection, recorded.config, split=number, subset="test", device=where)
+    for number in recorded.splits:
+        test = job.inputs(number, "test")
         check_sizes(recorded, test, opened)
         warnings += [*absent_classes(test.labels, opened, number, "test"), *test.notes]
         for old in (s for s in recorded.scores if s.split == number):
-            found = prediction_of(load_head(recorded, number, old.seed).to(where), test, number, old.seed)
+            found = prediction_of(load_head(recorded, number, old.seed).to(job.device), test, number, old.seed)
             predictions.append(found)
             scores.append(
                 score(
@@ -256,137 +182,16 @@ def evaluate_run(
                     losses=old.losses,
                 )
             )
-    result = make_result(
-        opened,
-        recorded.config,
-        recorded.sizes,
-        recorded.training,
-        selection,
-        scores,
-        predictions,
-        warnings,
-        where,
-        recorded.tuning,
-    )
-    same_views = selection.views == recorded.selection.views
+    result = make_result(job, recorded.sizes, recorded.training, scores, predictions, warnings, recorded.tuning)
+    same_views = job.selection.views == recorded.selection.views
     reproduced = _same(load_predictions(recorded), predictions) if same_views else None
     return replace(result, directory=recorded.directory, files=recorded.files, reproduced=reproduced)
-
-
-def store_of(run: RunResult, store: FeatureStore | str | os.PathLike[str] | None = None) -> FeatureStore:
-    """The store that a run was trained from: where it was then, unless ``store`` says where it is now. Raises
-    ``MissingError`` where there is none."""
-    place = run.selection.store if store is None else store
-    try:
-        return open_store(place)
-    except StoreError as error:
-        if error.kind != "store-missing":
-            raise
-        raise MissingError(
-            f"no store at {place}, from which the run was trained; where it moved, name its place with --store to "
-            "evaluate and predict, or put it back",
-            kind="missing-data",
-        ) from None
-
-
-def check_epochs(config: HeadConfig, training: TrainConfig) -> None:
-    """Raise ``UsageError`` for zero-shot with a head in which no words meet frames."""
-    if training.epochs == 0 and not config.zero_shot:
-        raise UsageError(
-            f"epochs is 0 (zero-shot) and head {config.head!r} compares no frames with words; "
-            "give --epochs 1 or more, or --head vcs"
-        )
-    if training.loss == "in-batch" and not config.reads_text:
-        raise UsageError(f"loss is in-batch, which needs class names, and head {config.head!r} reads none")
-
-
-def chosen_splits(store: FeatureStore, split: int | str) -> list[int]:
-    """The numbers that ``split`` names: one, or those of ``"all"``."""
-    if store.num_splits == 0:
-        raise MissingError(f"{store.url} has no splits; extract with --splits or a manifest with a split column")
-    if split == "all":
-        return list(range(1, store.num_splits + 1))
-    allowed: tuple[object, ...] = (*range(1, store.num_splits + 1), "all")
-    number = int(split) if isinstance(split, str) and split.isdecimal() else split
-    one_of("split", number, allowed)
-    return [int(number)]
-
-
-def check_videos(job: Job, splits: Sequence[int]) -> None:
-    """Raise ``MissingError`` where a split has no videos to train or to test on: before hours of work, not after."""
-    store, usable = job.store, set(usable_slots(job.store, job.selection))
-    for split, subset in product(splits, SUBSETS):
-        slots = store.selected(split, subset)
-        if not slots:
-            what = "training" if subset == "train" else "test"
-            raise MissingError(
-                f"split {split} of {store.url} has no {what} videos; name another --split, or list some for it and run "
-                f"{command('extract', '--store', store.url, '--update')}"
-            )
-        if usable.isdisjoint(slots):
-            raise data.no_features(store, f"{subset} of split {split}")
 
 
 def prediction_of(head: Head, test: Inputs, split: int, seed: int) -> Prediction:
     """What a head says of test videos: scores float32 [N, C], with their labels, slots, ids and sources."""
     scores = predict(head, test).numpy()
     return Prediction(split, seed, scores, test.labels.cpu().numpy(), test.slots.numpy(), test.video_ids, test.sources)
-
-
-def matching_selection(
-    run: RunResult,
-    store: FeatureStore,
-    config: HeadConfig,
-    allow_mismatch: bool,
-    *,
-    views: Sequence[str] | None = None,
-    other_videos: bool = False,
-) -> Selection:
-    """What ``config`` reads in ``store``, as in the run: the same groups, or with ``allow_mismatch`` whatever it has.
-    With ``other_videos`` the store is one of another dataset, so its numbers differ."""
-    wanted = run.selection
-    clips = [group.modality.id for group in store.groups.values() if group.modality.kind == wanted.encoder]
-    if wanted.clip is not None and wanted.clip not in clips and not allow_mismatch:
-        raise StoreError(
-            f"the run was trained on features of {wanted.clip} and {store.url} has {', '.join(clips) or 'none'}; "
-            "evaluate on the store it was trained from, or train again",
-            kind="store-mismatch",
-        )
-    poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
-    there = wanted.clip in (None, *clips) and wanted.pose in (None, *poses)
-    texts = recorded_texts(store, wanted) if there and not other_videos else None
-    if texts is None and not other_videos and not allow_mismatch:
-        raise StoreError(
-            f"the features in {store.url} are not those that the run was trained on (fingerprint "
-            f"{wanted.fingerprint[:12]}); train again, or give --allow-mismatch to evaluate",
-            kind="store-mismatch",
-        )
-    if wanted.text is None:
-        text = texts[0] if texts else None
-    else:
-        text = wanted.text if there and not other_videos and wanted.text in text_sets(store, wanted) else None
-    selection = select(
-        store,
-        config,
-        frames=wanted.frames,
-        clip=wanted.clip if wanted.clip in clips else None,
-        pose=wanted.pose if wanted.pose in poses else None,
-        text=text,
-        views=views or (None if other_videos else wanted.views),
-    )
-    return selection if texts is None else replace(selection, fingerprint=wanted.fingerprint)
-
-
-def check_sizes(run: RunResult, test: Inputs, store: FeatureStore) -> None:
-    """Raise ``UsageError`` where the head cannot read the inputs; possible only where a mismatch is allowed."""
-    expected = {"frames": run.sizes.dim, "tokens": run.sizes.width}
-    for name, size in expected.items():
-        found = test.tensors[name].shape[-1] if name in test.tensors else size
-        if found != size:
-            raise UsageError(
-                f"the run's head reads {name} {size} wide and {store.url} has them {found} wide; evaluate on features "
-                f"of {run.selection.clip}"
-            )
 
 
 def _same(recorded: Sequence[Prediction], found: Sequence[Prediction]) -> bool:

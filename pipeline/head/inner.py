@@ -48,10 +48,8 @@ class Tuning:
         }
 
 
-def inner_split(
-    labels: np.ndarray, sources: Sequence[str], *, share: float = SHARE, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and for validation, ascending: no source is in both, and about ``share`` of every class is in
+def inner_split(labels: np.ndarray, sources: Sequence[str], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for training and for validation, ascending: no source is in both, and about a quarter of every class is in
     the second.
 
     A source goes to the validation if no class of its videos then has more than its share there, so a class keeps
@@ -61,7 +59,7 @@ def inner_split(
     group, counts = _by_source(labels, sources)
     # One whole source may exceed the share, but never all of a class.
     totals = counts.sum(axis=0)
-    quota = np.minimum(np.maximum(share * totals, 1), totals - 1)
+    quota = np.minimum(np.maximum(SHARE * totals, 1), totals - 1)
     held = np.zeros(counts.shape[1])
     chosen = []
     for source in np.random.default_rng(seed).permutation(len(counts)):
@@ -79,10 +77,8 @@ def inner_split(
     return np.flatnonzero(~validation), np.flatnonzero(validation)
 
 
-def inner_folds(
-    labels: np.ndarray, sources: Sequence[str], *, count: int = FOLDS, seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows for training and for validation of each of ``count`` folds, ascending: no source is in both, and each is
+def inner_folds(labels: np.ndarray, sources: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows for training and for validation of each of ``FOLDS`` folds, ascending: no source is in both, and each is
     held out by one fold.
 
     Sources go, in an order that ``seed`` draws, to the fold that holds least of their classes, so a class is spread
@@ -92,12 +88,12 @@ def inner_folds(
     group, counts = _by_source(labels, sources)
     totals = counts.sum(axis=0)
     share = counts / np.maximum(totals, 1)
-    held, fold = np.zeros((count, counts.shape[1])), np.zeros(len(counts), np.int64)
+    held, fold = np.zeros((FOLDS, counts.shape[1])), np.zeros(len(counts), np.int64)
     for source in np.random.default_rng(seed).permutation(len(counts)):
         fold[source] = np.lexsort((held.sum(axis=1), held @ share[source]))[0]
         held[fold[source]] += share[source]
     found = []
-    for number in range(count):
+    for number in range(FOLDS):
         inside = fold == number
         emptied = counts[inside].sum(axis=0) == totals
         inside &= ~(counts[:, emptied] > 0).any(axis=1)
@@ -119,33 +115,21 @@ def _by_source(labels: np.ndarray, sources: Sequence[str]) -> tuple[np.ndarray, 
     return group, counts
 
 
-def tune(
-    config: HeadConfig,
-    train: Inputs,
-    text: TextSide,
-    training: TrainConfig,
-    *,
-    seed: int = 0,
-    told: Callable[[Trial], None] | None = None,
-) -> Tuning:
+def tune(config: HeadConfig, train: Inputs, text: TextSide, training: TrainConfig) -> Tuning:
     """Choose training settings for ``config`` on an inner validation of ``train``.
 
     One setting after the other, each at the best of those before: learning rate, epochs, random frames, interpolation
     with the untrained head. A setting has to be better than what stands to replace it.
     """
-    fitting, validation = (
-        torch.from_numpy(rows) for rows in inner_split(train.labels.cpu().numpy(), train.sources, seed=seed)
-    )
+    fitting, validation = map(torch.from_numpy, inner_split(train.labels.cpu().numpy(), train.sources))
     part, held = train.rows(fitting), train.rows(validation)
     trials: list[Trial] = []
 
     def attempt(candidate: TrainConfig) -> Trial:
-        head = new_head(config, part, text, seed=seed)
-        fit(head, part, candidate, seed=seed)
+        head = new_head(config, part, text)
+        fit(head, part, candidate)
         top1 = float((predict(head, held).argmax(dim=1) == held.labels.cpu()).float().mean())
         trials.append(Trial(candidate, top1))
-        if told is not None:
-            told(trials[-1])
         return trials[-1]
 
     best = attempt(training)

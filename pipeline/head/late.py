@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.head.checkpoint import load_predictions, read_run
+from pipeline.head.checkpoint import load_predictions, open_run
 from pipeline.head.inner import inner_folds, inner_split
 from pipeline.head.metrics import hits
 from pipeline.head.other_scores import OtherScores, RunScores, log_probabilities, other_scores
@@ -38,10 +38,15 @@ FEWEST_SOURCES = 5
 
 @dataclass(frozen=True)
 class SplitFusion:
-    """One split: the chosen weight, top-1 of every weight on the training videos that were held out (so many, of so
-    many sources, in so many ``folds``), and summaries of the test videos for the head, the other and both. Of
-    ``lacking`` test videos there are no other scores: they keep the head's. ``pairs`` are SHA-256 of the files of both
-    heads, a pair a seed; none where the other is no head."""
+    """The fusion of one split.
+
+    weight              that was chosen
+    validation          top-1 of every weight on the training videos that were held out: ``validation_videos`` of
+                        ``validation_sources`` sources, in ``folds`` folds
+    videos              test videos; ``lacking`` of them have no other scores and keep the head's
+    head, other, fused  summaries (``SplitSummary``) of the test videos
+    pairs               SHA-256 of the files of both heads, a pair a seed; none where the other is no head
+    """
 
     split: int
     weight: float
@@ -59,9 +64,12 @@ class SplitFusion:
 
 @dataclass(frozen=True)
 class LateResult:
-    """Accuracies in [0, 1] of a head, of other scores and of both together. ``other_run`` is the directory of the run
-    whose heads give the other scores, if any; ``gains`` are those of both together over the ``head`` and over the
-    ``other`` (see ``pipeline.studies.verdict.Gain``); ``predictions`` are those of both together, as logits."""
+    """Accuracies in [0, 1] of a head, of other scores and of both together.
+
+    other_run    directory of the run whose heads give the other scores, if any
+    gains        of both together over the ``head`` and over the ``other`` (see ``pipeline.studies.verdict.Gain``)
+    predictions  of both together, as logits
+    """
 
     run: str
     dataset: str
@@ -117,7 +125,7 @@ def late_fusion(
     ``MissingError`` where there are no scores of the videos that the weight is chosen on, ``StoreError`` where the
     features are no longer those of a run.
     """
-    recorded = run if isinstance(run, RunResult) else read_run(run)
+    recorded = open_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; late fusion needs one with --epochs 1 or more")
     mine = RunScores(recorded, device, progress)
@@ -126,42 +134,15 @@ def late_fusion(
     splits: list[SplitFusion] = []
     few: list[str] = []
     parts: dict[str, list[Prediction]] = {"head": [], "other": [], "fused": []}
-    for split in sorted({score.split for score in recorded.scores}):
-        train = mine.train(split)
-        labels = train.labels.cpu().numpy()
-        folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]
-        names = [([train.video_ids[row] for row in part], [train.video_ids[row] for row in out]) for part, out in folds]
-        held = np.sort(np.concatenate([out for _, out in folds])).tolist()
-        validation = theirs.held_out(split, names)
-        known = [row for row in held if train.video_ids[row] in validation]
-        if not known:
-            raise MissingError(
-                f"{theirs.name} has no scores of the {len(held)} training videos of split {split} on which the weight "
-                "is chosen; give --late scores of the training videos as well",
-                kind="missing-data",
-            )
-        own = mine.held_out(split, names)
-        heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
-        sources = [train.sources[row] for row in known]
-        weight, tried = choose_weight(heads, others, labels[known], sources)
-        if (count := len(set(sources))) < FEWEST_SOURCES:
+    for split in recorded.splits:
+        validated = _validated(split, mine, theirs)
+        if validated["validation_sources"] < FEWEST_SOURCES:
             few.append(
-                f"the weight of split {split} is chosen on {count} sources; of fewer than {FEWEST_SOURCES} no gain can "
-                "be told from luck, so it is 0 whatever the other scores are"
+                f"the weight of split {split} is chosen on {validated['validation_sources']} sources; of fewer than "
+                f"{FEWEST_SOURCES} no gain can be told from luck, so it is 0 whatever the other scores are"
             )
-        mine_of_split = [p for p in predictions if p.split == split]
-        tested, of_split = _tested(mine_of_split, mine, theirs, weight)
-        splits.append(
-            SplitFusion(
-                split=split,
-                weight=weight,
-                validation=tried,
-                validation_videos=len(known),
-                validation_sources=count,
-                folds=len(folds),
-                **tested,
-            )
-        )
+        tested, of_split = _tested([p for p in predictions if p.split == split], mine, theirs, validated["weight"])
+        splits.append(SplitFusion(split=split, **validated, **tested))
         for name, found in of_split.items():
             parts[name] += found
     return LateResult(
@@ -177,6 +158,35 @@ def late_fusion(
         gains={name: _gain(parts["fused"], parts[name]) for name in ("head", "other")},
         predictions=tuple(parts["fused"]),
     )
+
+
+def _validated(split: int, mine: RunScores, theirs: OtherScores) -> dict[str, Any]:
+    """What a ``SplitFusion`` says of the weight and of the training videos that it is chosen on. Raises
+    ``MissingError`` where there are no other scores of these."""
+    train = mine.train(split)
+    labels = train.labels.cpu().numpy()
+    folds = inner_folds(labels, train.sources) if theirs.cross_fitted else [inner_split(labels, train.sources)]
+    names = [([train.video_ids[row] for row in part], [train.video_ids[row] for row in out]) for part, out in folds]
+    held = np.sort(np.concatenate([out for _, out in folds])).tolist()
+    validation = theirs.held_out(split, names)
+    known = [row for row in held if train.video_ids[row] in validation]
+    if not known:
+        raise MissingError(
+            f"{theirs.name} has no scores of the {len(held)} training videos of split {split} on which the weight "
+            "is chosen; give --late scores of the training videos as well",
+            kind="missing-data",
+        )
+    own = mine.held_out(split, names)
+    heads, others = (np.stack([scores[train.video_ids[row]] for row in known]) for scores in (own, validation))
+    sources = [train.sources[row] for row in known]
+    weight, tried = choose_weight(heads, others, labels[known], sources)
+    return {
+        "weight": weight,
+        "validation": tried,
+        "validation_videos": len(known),
+        "validation_sources": len(set(sources)),
+        "folds": len(folds),
+    }
 
 
 def _gain(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, Any]:

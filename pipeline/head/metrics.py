@@ -8,6 +8,7 @@ import numpy as np
 
 # Bootstrap draws: percentiles of 95% intervals are then stable to about a tenth of their width.
 DRAWS = 2000
+LEVEL = 0.95
 
 
 def ranking(scores: np.ndarray, k: int) -> np.ndarray:
@@ -39,20 +40,19 @@ def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def clustered_interval(
-    correct: np.ndarray, sources: Sequence[str], *, draws: int = DRAWS, level: float = 0.95, seed: int = 0
+    correct: np.ndarray, sources: Sequence[str], *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``correct`` [N] by a bootstrap over source groups.
+    """Percentile interval (95%) of the mean of ``correct`` [N] by a bootstrap over source groups.
 
     Videos cut from one source are alike, so sources are drawn, not videos. Of several seeds, give each video's
     mean.
     """
-    means = Resampling([sources], draws=draws, seed=seed).means([correct[None]])
-    return percentiles(means, level)
+    return percentiles(Resampling([sources], draws=draws, seed=seed).means([correct[None]]))
 
 
-def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of draws [R]: its lower and its upper end."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of draws [R]: its lower and its upper end."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -28,15 +28,21 @@ MAX_SCALE = 100.0
 POSE_WIDTH, POSE_HEADS, POSE_LAYERS, POSE_EXPANSION = 96, 4, 2, 2
 
 
+def _from_zero(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that gives 0 until it has learnt."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Adapter(nn.Module):
     """A residual bottleneck that starts as the identity."""
 
     def __init__(self, dim: int, bottleneck: int) -> None:
         super().__init__()
         self.down = nn.Linear(dim, bottleneck)
-        self.up = nn.Linear(bottleneck, dim)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        self.up = _from_zero(bottleneck, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.up(gelu(self.down(layer_norm(x, x.shape[-1:]))))
@@ -104,9 +110,7 @@ class ProbeHead(Head):
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(sizes.dim)
-        self.classifier = nn.Linear(sizes.dim, sizes.classes)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = _from_zero(sizes.dim, sizes.classes)
 
     def forward(self, batch: Mapping[str, Tensor], frame_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
         frames = unit(batch["frames"])
@@ -252,9 +256,7 @@ class AttentionHead(Head):
         super().__init__()
         self.pool = AttentionPool(sizes.width, sizes.frames, sizes.grid, config.pool_heads)
         self.norm = nn.LayerNorm(sizes.width)
-        self.classifier = nn.Linear(sizes.width, sizes.classes)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = _from_zero(sizes.width, sizes.classes)
 
     def forward(
         self,
@@ -284,9 +286,7 @@ class PoseHead(Head):
         self.positions = nn.Parameter(torch.randn(sizes.steps, POSE_WIDTH) * 0.02)
         self.transformer = Blocks(POSE_WIDTH, POSE_HEADS, POSE_EXPANSION, POSE_LAYERS)
         self.norm = nn.LayerNorm(POSE_WIDTH)
-        self.classifier = nn.Linear(POSE_WIDTH, sizes.dim if with_text else sizes.classes)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = _from_zero(POSE_WIDTH, sizes.dim if with_text else sizes.classes)
         self.register_buffer("classes", torch.zeros(sizes.classes, sizes.dim) if with_text else None)
 
     @torch.no_grad()
@@ -324,9 +324,7 @@ class PoseConvHead(Head):
     def __init__(self, config: HeadConfig, sizes: HeadSizes) -> None:
         super().__init__()
         self.net = PoseConvNet()
-        self.classifier = nn.Linear(self.net.width, sizes.classes)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = _from_zero(self.net.width, sizes.classes)
 
     def forward(self, batch: Mapping[str, Tensor], step_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
         return (self.classifier(self.features(batch, step_mask)),)

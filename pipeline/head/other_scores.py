@@ -13,15 +13,13 @@ import torch
 
 from pipeline.head.checkpoint import load_predictions, read_run, weights_digest
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, matching_selection, store_of
+from pipeline.head.job import run_job
 from pipeline.head.models import Head
 from pipeline.head.results import Prediction, RunResult
-from pipeline.head.selection import load_side
 from pipeline.head.train import EpochReport, Progress, Run, fit_runs, new_head, predict
-from stages.device import resolve_device
 from stages.pose.imports.scores import ClassScores, read_scores
 from store.errors import MissingError, UsageError
-from store.groups import Group
+from store.groups import Group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -59,22 +57,14 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.asarray(scores, np.float64)).log_softmax(dim=-1).numpy()
 
 
-def first_seed(run: RunResult) -> int:
-    """The smallest seed that a run was trained with."""
-    return min(score.seed for score in run.scores)
-
-
 class RunScores:
     """A run: its recorded predictions, and its head trained again on part of the training videos."""
 
     cross_fitted = True
 
     def __init__(self, run: RunResult, device: str, progress: Progress | None = None) -> None:
-        store = store_of(run)
-        selection = matching_selection(run, store, run.config, False)
         self.run, self.name, self.progress = run, f"run {run.directory} ({run.config.head})", progress
-        text = load_side(store, selection, run.config)
-        self.job = Job(store, run.config, selection, text, str(resolve_device(device)))
+        self.job = run_job(run, device=device)
         self.warnings = tuple(run.warnings)
         self.directory: str | None = str(Path(run.directory).absolute()) if run.directory is not None else None
         self._predictions: list[Prediction] = load_predictions(run)
@@ -98,7 +88,7 @@ class RunScores:
 
     def trained_on(self, split: int, parts: Sequence[Sequence[str]]) -> list[Head]:
         """The head of the run's first seed, trained again on each of some parts of the training videos."""
-        train, seed = self.train(split), first_seed(self.run)
+        train, seed = self.train(split), self.run.seeds[0]
         runs = []
         for rows in (_rows(train, names) for names in parts):
             head = new_head(self.run.config, train, self.job.text, seed=seed, rows=rows)
@@ -152,7 +142,7 @@ class _StoredScores:
         self.warnings: tuple[str, ...] = (SEEN,) if imported else ()
         sources = {group.recipe["posefeat"][0] for group in self._groups.values()}
         self.directory: str | None = sources.pop() if len(sources) == 1 and not imported else None
-        self._slots = dict(zip(*(store.videos[name].to_pylist() for name in ("video_id", "slot")), strict=True))
+        self._slots = store.plan.lookup("video_id", "slot")
 
     def held_out(self, split: int, folds: Folds) -> Mapping[str, np.ndarray]:
         scores, seen = self._of(split, [name for _, held in folds for name in held])
@@ -191,7 +181,7 @@ def _imported(group: Group) -> bool:
 
 def _group_of(store: FeatureStore, named: str, split: int) -> Group:
     """The one ``posefeat`` group that ``named`` picks and whose network was trained on a split."""
-    groups = [group for group in store.groups.values() if group.modality.kind == "posefeat"]
+    groups = of_kind(store.groups, "posefeat")
     fitting = [group for group in groups if group.path.startswith(named)]
     own = [group for group in fitting if group.modality.record["trained_on"]["split"] == split]
     if not fitting:
@@ -279,7 +269,7 @@ def other_scores(
     paths = [Path(path) for path in other]
     named = str(other[0])
     if len(paths) == 1 and not paths[0].exists() and named.split("/")[0] == "posefeat":
-        return _StoredScores(mine.job.store, named, sorted({score.split for score in mine.run.scores}))
+        return _StoredScores(mine.job.store, named, mine.run.splits)
     if len(paths) == 1 and paths[0].is_dir():
         theirs = RunScores(read_run(paths[0]), device, progress)
         if theirs.run.class_names != mine.run.class_names:
@@ -294,7 +284,6 @@ def other_scores(
                 kind="missing-data",
             )
         merged |= read_scores(path, None if annotations is None else Path(annotations))
-    name, videos = ", ".join(path.name for path in paths), mine.job.store.videos
-    labels = dict(zip(videos["video_id"].to_pylist(), videos["label"].to_pylist(), strict=True))
-    check_scores(name, merged, labels, len(mine.run.class_names))
+    name = ", ".join(path.name for path in paths)
+    check_scores(name, merged, mine.job.store.plan.lookup("video_id", "label"), len(mine.run.class_names))
     return _FileScores(name, merged)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.head.config import HeadConfig
 from pipeline.head.skeleton import motion_shares
+from stages.cache import cache_directory
 from stages.geometry import to_view
 from stages.heatmap import pool_weights, render
 from store.features import Features
@@ -118,11 +119,6 @@ def pool_view(shards: Iterable[Features], kept: type[Kept], config: HeadConfig, 
         rows = (features.slots, pooled.half(), presence.half(), heatmap.half())
         parts.append(rows[: len(kept._fields)])
     return kept(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def cache_directory() -> Path:
-    """``$VILP_CACHE``, or ``~/.cache/vilp-pipe``."""
-    return Path(os.environ.get("VILP_CACHE") or Path.home() / ".cache" / "vilp-pipe")
 
 
 def cache_path(key: dict[str, Any]) -> Path:

@@ -12,27 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.head.checkpoint import load_head, read_run
+from pipeline.head.checkpoint import load_head, open_run, read_run
 from pipeline.head.config import HeadConfig
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import (
-    Job,
-    check_epochs,
-    check_sizes,
-    make_job,
-    matching_selection,
-    prediction_of,
-    store_of,
-)
+from pipeline.head.evaluate import prediction_of
+from pipeline.head.job import Job, check_epochs, check_sizes, make_job, run_job, store_of
 from pipeline.head.metrics import clustered_interval, hits, mean_class_accuracy
 from pipeline.head.models import Head, TextHead, text_parts
 from pipeline.head.plausible import too_good
 from pipeline.head.record import RANDOM_WEIGHTS, absent_classes, completeness, environment, leaks
 from pipeline.head.results import Prediction, RunResult, SplitSummary, summarise
-from pipeline.head.selection import coverage, encoder_record, load_side, open_store, random_weights
+from pipeline.head.selection import coverage, encoder_record, open_store, random_weights
 from pipeline.head.text import TextSide
 from pipeline.head.train import Progress, Run, TrainConfig, fit_runs, new_head
-from stages.device import resolve_device
 from store.errors import UsageError
 from store.reader import FeatureStore
 
@@ -100,14 +92,20 @@ def zero_shot(
         check_epochs(job.config, TrainConfig(epochs=0))
         job = replace(job, selection=replace(job.selection, views=tuple(views or job.selection.views)))
         return _zero_shot(job, None, None)
-    recorded = run if isinstance(run, RunResult) else read_run(run)
+    recorded = open_run(run)
     check_epochs(recorded.config, TrainConfig(epochs=0))
     opened = store_of(recorded, store)
     other = opened.class_names != recorded.class_names
     config = recorded.config.text_stream if other else recorded.config
-    selection = matching_selection(recorded, opened, config, allow_mismatch, views=views, other_videos=other)
-    side = load_side(opened, selection, config)
-    job = Job(opened, config, selection, side, str(resolve_device(device)))
+    job = run_job(
+        recorded,
+        opened,
+        device=device,
+        config=config,
+        views=views,
+        allow_mismatch=allow_mismatch,
+        other_videos=other,
+    )
     return _zero_shot(job, recorded if other else None, recorded)
 
 
@@ -171,12 +169,12 @@ def _zero_shot(job: Job, trained: RunResult | None, run: RunResult | None) -> Ze
     )
 
 
-def half_class_top1(scores: Sequence[np.ndarray], labels: np.ndarray, draws: int = HALF_SPLITS) -> tuple[float, ...]:
+def half_class_top1(scores: Sequence[np.ndarray], labels: np.ndarray) -> tuple[float, ...]:
     """Top-1 among a random half of the classes, on their videos, for several draws of it: the mean over ``scores``,
     each [N, C]. Draws without any video are left out, and all where one class remains, which is always right."""
     classes = scores[0].shape[1]
     found = []
-    for seed in range(draws if classes >= 4 else 0):
+    for seed in range(HALF_SPLITS if classes >= 4 else 0):
         kept = np.sort(np.random.default_rng(seed).permutation(classes)[: classes // 2])
         rows = np.isin(labels, kept)
         if rows.any():
@@ -240,19 +238,16 @@ def few_shot(
         raise UsageError(
             f"few-shot is {', '.join(map(str, shots)) or 'empty'}; allowed: numbers from 1 on, as 2,4,8,16"
         )
-    recorded = run if isinstance(run, RunResult) else read_run(run)
+    recorded = open_run(run)
     if recorded.training.epochs == 0:
         raise UsageError(f"the run in {recorded.directory} is zero-shot; few-shot needs one with --epochs 1 or more")
-    store = store_of(recorded)
-    selection = matching_selection(recorded, store, recorded.config, False)
-    text = load_side(store, selection, recorded.config)
-    job = Job(store, recorded.config, selection, text, str(resolve_device(device)))
+    job = run_job(recorded, device=device)
+    store = job.store
     predictions: dict[int, list[Prediction]] = {count: [] for count in shots}
     sizes: dict[int, list[int]] = {count: [] for count in shots}
-    numbers = sorted({score.split for score in recorded.scores})
     warnings = [w for w in recorded.warnings if not w.startswith(("too good", "leak"))]
-    warnings += leaks(store, selection, numbers)  # of the store as it is now, whatever the run could tell
-    for split in numbers:
+    warnings += leaks(store, job.selection, recorded.splits)  # of the store as it is now, whatever the run could tell
+    for split in recorded.splits:
         train = job.inputs(split, "train", every_frame=recorded.training.random_frames)
         counts = np.bincount(train.labels.cpu().numpy(), minlength=len(store.class_names))
         if counts.min() < max(shots):
@@ -260,22 +255,13 @@ def few_shot(
             warnings.append(
                 f"split {split}: {small} classes have fewer than {max(shots)} training videos; all are used"
             )
-        trained: list[tuple[int, Run]] = []
-        for count in shots:
-            runs = []
-            for seed in sorted({score.seed for score in recorded.scores}):
-                picked = few_rows(train, count, seed)
-                runs.append(Run(new_head(job.config, train, job.text, seed=seed, rows=picked), picked, split, seed))
-            sizes[count] += [len(one.rows) for one in runs]
-            steps = [math.ceil(n / recorded.training.batch_size) for n in (len(train), len(runs[0].rows))]
-            settings = replace(recorded.training, epochs=math.ceil(recorded.training.epochs * steps[0] / steps[1]))
-            fit_runs(runs, train, settings, progress)
-            trained += [(count, one) for one in runs]
+        trained = {count: _train_few(job, recorded, train, split, count, progress) for count in shots}
         del train
         test = job.inputs(split, "test")
         warnings += absent_classes(test.labels, store, split, "test")
-        for count, one in trained:
-            predictions[count].append(prediction_of(one.head, test, split, one.seed))
+        for count, runs in trained.items():
+            sizes[count] += [len(one.rows) for one in runs]
+            predictions[count] += [prediction_of(one.head, test, split, one.seed) for one in runs]
     rows = []
     for count in shots:
         splits = summarise(predictions[count])
@@ -286,11 +272,23 @@ def few_shot(
         run=str(recorded.directory),
         dataset=store.dataset_name,
         head=recorded.config.head,
-        seeds=len({score.seed for score in recorded.scores}),
+        seeds=len(recorded.seeds),
         rows=tuple(rows),
         warnings=tuple(dict.fromkeys(warnings)),
         environment=environment(job.device),
     )
+
+
+def _train_few(job: Job, run: RunResult, train: Inputs, split: int, count: int, progress: Progress | None) -> list[Run]:
+    """The head of a run trained again on ``count`` videos a class, once a seed, in as many steps as the run took."""
+    runs = []
+    for seed in run.seeds:
+        picked = few_rows(train, count, seed)
+        runs.append(Run(new_head(job.config, train, job.text, seed=seed, rows=picked), picked, split, seed))
+    steps = [math.ceil(n / run.training.batch_size) for n in (len(train), len(runs[0].rows))]
+    settings = replace(run.training, epochs=math.ceil(run.training.epochs * steps[0] / steps[1]))
+    fit_runs(runs, train, settings, progress)
+    return runs
 
 
 def few_rows(train: Inputs, count: int, seed: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.head import selection as selections
-from pipeline.head.config import HeadConfig, HeadSizes
+from pipeline.head.config import HeadSizes
+from pipeline.head.job import Job
 from pipeline.head.plausible import too_good
 from pipeline.head.results import Prediction, RunResult, Score, mean_interval, summarise
 from pipeline.head.selection import Selection
@@ -24,21 +25,19 @@ RANDOM_VIDEO = "the video model has random weights: its figures show that the pa
 
 
 def make_result(
-    store: FeatureStore,
-    config: HeadConfig,
+    job: Job,
     sizes: HeadSizes,
     training: TrainConfig,
-    selection: Selection,
     scores: Sequence[Score],
     predictions: Sequence[Prediction],
     warnings: Sequence[str],
-    device: str,
     tuning: Mapping[str, Any],
 ) -> RunResult:
     """The result of testing heads, with its warnings.
 
     Raises ``StoreError`` (``store-mismatch``) where the number of test videos is not that of the usable ones.
     """
+    store, selection = job.store, job.selection
     coverage = {
         str(split): selections.coverage(store, selection, split) for split in sorted({p.split for p in predictions})
     }
@@ -56,10 +55,10 @@ def make_result(
     complete, notes = completeness(store, selection, coverage)
     notes = [*warnings, *notes, *leaks(store, selection, [s.split for s in summaries])]
     if selections.random_weights(store, selection):
-        notes.append(RANDOM_VIDEO if config.encoder == "video" else RANDOM_WEIGHTS)
+        notes.append(RANDOM_VIDEO if job.config.encoder == "video" else RANDOM_WEIGHTS)
     notes += too_good(store.dataset_name, record, summaries, chance=1 / len(store.class_names), trained=trained)
     return RunResult(
-        config=config,
+        config=job.config,
         sizes=sizes,
         training=training,
         selection=selection,
@@ -70,7 +69,7 @@ def make_result(
         coverage=coverage,
         complete=complete,
         warnings=tuple(dict.fromkeys(notes)),
-        environment=environment(device),
+        environment=environment(job.device),
         tuning=tuning,
     )
 

@@ -90,6 +90,16 @@ class RunResult:
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def splits(self) -> tuple[int, ...]:
+        """Numbers of the splits that heads were trained on, ascending."""
+        return tuple(sorted({score.split for score in self.scores}))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that heads were trained with, ascending."""
+        return tuple(sorted({score.seed for score in self.scores}))
+
+    @property
     def chance(self) -> float:
         return 1 / len(self.class_names)
 
@@ -121,7 +131,7 @@ class RunResult:
             f"{low:.1%} to {high:.1%}",
             f"{self.top5:.1%}",
             f"{self.mean_class:.1%}",
-            str(len({s.seed for s in self.scores})),
+            str(len(self.seeds)),
         ]
         return f"| {' | '.join(cells)} |"
 

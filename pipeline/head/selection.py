@@ -9,11 +9,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.hmdb51 import HMDB51
+from pipeline.datasets.ucf101 import UCF101
+from pipeline.files import free_path
 from pipeline.head.config import HeadConfig
 from pipeline.head.text import TextSide, no_text, text_side
 from stages.clip.config import DEFAULT_TOKENS
 from store.errors import MissingError, StoreError, UsageError, one_of
-from store.groups import Group, find_group
+from store.groups import Group, find_group, of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
@@ -37,10 +40,7 @@ POSE_ARRAYS = {
 }
 
 # Official numbers of training and test videos by split.
-OFFICIAL_SPLITS: dict[str, tuple[tuple[int, int], ...]] = {
-    "hmdb51": ((3570, 1530),) * 3,
-    "ucf101": ((9537, 3783), (9586, 3734), (9624, 3696)),
-}
+OFFICIAL_SPLITS = {official.name: official.splits for official in (HMDB51, UCF101)}
 # A skeleton can be mirrored whatever the views of CLIP are.
 SKELETON_VIEWS = ("center", "flip")
 
@@ -102,7 +102,7 @@ def select(
     exceeds what is stored or a view is not stored.
     """
     encoder = None
-    if clip is not None or needs_encoder(config) or any(g.modality.kind == "clip" for g in store.groups.values()):
+    if clip is not None or needs_encoder(config) or of_kind(store.groups, "clip"):
         encoder = store.group(config.encoder, clip)
     for name in config.inputs if config.encoder == "clip" else ():
         array = config.tokens if name == "tokens" else CLIP_ARRAYS.get(name)
@@ -153,7 +153,7 @@ def encoder_group(store: FeatureStore, selection: Selection) -> Group | None:
 
 
 def encoder_record(store: FeatureStore, selection: Selection) -> Mapping[str, Any]:
-    """What the encoder's group says of itself, whatever there is of it."""
+    """The record of the encoder's group; where a head does without an encoder, one that names no weights."""
     encoder = encoder_group(store, selection)
     return {"weights": {}} if encoder is None else encoder.modality.record
 
@@ -161,8 +161,8 @@ def encoder_record(store: FeatureStore, selection: Selection) -> Mapping[str, An
 def text_sets(store: FeatureStore, selection: Selection) -> list[str]:
     """Ids of all text sets of the CLIP group that a head reads."""
     encoder = encoder_group(store, selection)
-    found = [group.modality for group in store.groups.values() if group.modality.kind == "text"]
-    return [text.id for text in found if encoder is not None and text.parent == encoder.path]
+    found = [] if encoder is None else of_kind(store.groups, "text", parent=encoder.path)
+    return [text.modality.id for text in found]
 
 
 def recorded_texts(store: FeatureStore, recorded: Selection) -> tuple[str, ...] | None:
@@ -189,17 +189,18 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
     arrays = {POSE_ARRAYS[name] for name in config.inputs if name in POSE_ARRAYS}
     if not arrays:
         return None
-    if not any(group.modality.kind == "pose" for group in store.groups.values()):
+    poses = of_kind(store.groups, "pose")
+    if not poses:
         raise MissingError(
             f"head {config.head!r} reads pose and {store.url} has none; add it with: "
             f"{command('extract', '--store', store.url, '--modality', 'pose')} --pose onnx --det-weights FILE "
             "--pose-weights FILE, or train --head vcs or attn, which need none",
             kind="missing-modality",
         )
-    fitting = [group for group in store.groups.values() if arrays <= set(_pose_arrays(group))]
+    fitting = [group for group in poses if arrays <= group.modality.arrays.keys()]
     # Of several estimators the only one with what the head reads need not be named.
     group = fitting[0] if pose is None and len(fitting) == 1 else store.group("pose", pose)
-    for array in sorted(arrays - set(_pose_arrays(group))):
+    for array in sorted(arrays - group.modality.arrays.keys()):
         adding = command("extract", "--store", store.url, "--modality", "pose", "--heatmap", "joints")
         raise MissingError(
             f"head {config.head!r} reads {array!r} (CLIP embeddings of heatmap images) and {group.modality.id} has "
@@ -207,10 +208,6 @@ def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Gr
             kind="missing-modality",
         )
     return group
-
-
-def _pose_arrays(group: Group) -> tuple[str, ...]:
-    return tuple(group.modality.arrays) if group.modality.kind == "pose" else ()
 
 
 def load_side(store: FeatureStore, selection: Selection, config: HeadConfig) -> TextSide:
@@ -277,6 +274,4 @@ def random_weights(store: FeatureStore, selection: Selection) -> bool:
 
 def default_run_directory(store: FeatureStore, head: str) -> Path:
     """The first free one of ``runs/<store>-<head>``, ``runs/<store>-<head>-2``, ..."""
-    name = f"{Path(store.url).name}-{head}"
-    candidates = [Path("runs") / name] + [Path("runs") / f"{name}-{number}" for number in range(2, 10_000)]
-    return next(path for path in candidates if not path.exists())
+    return free_path(Path("runs") / f"{Path(store.url).name}-{head}")

@@ -21,7 +21,8 @@ class Flips(NamedTuple):
     classes: Tensor
 
     def train(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Views [B] that were drawn and labels [B], with views taken back that would show no class that there is."""
+        """The drawn views [B] and labels [B] of a batch: a mirror image takes the label of the other side, and one that
+        would show no class of the dataset gives way to a view that is not mirrored."""
         mirrored = self.classes[labels]
         plain = (~self.views).nonzero().flatten()
         if len(plain):

@@ -204,12 +204,12 @@ def fit_runs(
     config: TrainConfig,
     progress: Progress | None = None,
     *,
-    told: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """``fit`` for several runs, in one program where that pays, of as many of them as fit into memory.
 
-    Where not even one does, the features leave the device for good, and ``told`` hears of it. Raises ``UsageError``
-    where that is not enough.
+    Where not even one fits, the features leave the device for good, and ``note`` is told. Raises ``UsageError`` where
+    that is not enough.
     """
     size, streamed = len(runs) if together_pays(inputs, config.batch_size) else 1, False
     losses: list[float] = []
@@ -221,7 +221,7 @@ def fit_runs(
                 size = math.ceil(size / 2)
             elif not streamed:
                 streamed = True
-                told(does_not_fit(inputs.tensors, str(inputs.device)))
+                note(does_not_fit(inputs.tensors, str(inputs.device)))
                 inputs.leave_device()
             else:
                 raise UsageError(
@@ -279,7 +279,7 @@ class Draw(NamedTuple):
 
 
 class Course:
-    """The way of one run through its training: all that is random in it, how fast it learns, and how it went."""
+    """One run on its way through the training: its random draws, its learning rate and its losses."""
 
     def __init__(self, run: Run, inputs: Inputs, labels: Tensor, config: TrainConfig) -> None:
         self._run, self._inputs, self._labels, self._config = run, inputs, labels, config

@@ -17,6 +17,7 @@ from pipeline.head.results import Prediction, RunResult
 from pipeline.inspection import changed, matching, quarantined, strips, with_verdicts
 from pipeline.judging import heads_of, judge
 from store.errors import StoreError
+from store.groups import of_kind
 from store.reader import FeatureStore
 
 
@@ -143,22 +144,11 @@ def confused(confusion: np.ndarray, names: Sequence[str], count: int = 10) -> li
 def _examples(
     run: RunResult, store: FeatureStore, predictions: Sequence[Prediction], count: int, code: Collection[str]
 ) -> list[Example]:
-    """Test videos of the first split that its first seed is surest about: right ones, then wrong ones, each of another
-    class as far as that goes."""
+    """Strips of the ``surest`` test videos of the first split and seed, right ones first."""
     if run.selection.clip_id is None:
         return []  # the pictures are of the frames that CLIP saw
     first = predictions[0]
-    scores = np.exp(first.scores - first.scores.max(axis=1, keepdims=True))
-    scores /= scores.sum(axis=1, keepdims=True)
-    taken = ranking(first.scores, 1)[:, 0]
-    usable = set(store.videos["slot"].to_pylist())
-    chosen: list[int] = []
-    for right in (True, False):
-        rows = [i for i in np.argsort(-scores.max(axis=1), kind="stable") if (taken[i] == first.labels[i]) == right]
-        rows = [i for i in rows if int(first.slots[i]) in usable]
-        seen: set[int] = set()
-        spread = [i for i in rows if not (first.labels[i] in seen or seen.add(int(first.labels[i])))]  # type: ignore[func-returns-value]
-        chosen += [int(first.slots[i]) for i in [*spread, *(i for i in rows if i not in spread)][:count]]
+    chosen = surest(first, usable=set(store.videos["slot"].to_pylist()), count=count)
     if not chosen:
         return []
     selection = matching(run, store)
@@ -173,7 +163,7 @@ def _examples(
         config=run.config,
         code=code,
     )
-    ids = dict(zip(*(store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))
+    ids = store.plan.lookup("slot", "video_id")
     result = []
     for slot, strip in zip(kept, with_verdicts(made, kept, run, judgement, store), strict=True):
         assert strip.verdict is not None
@@ -186,9 +176,27 @@ def _examples(
     return sorted(result, key=lambda example: not example.right)
 
 
+def surest(prediction: Prediction, *, usable: Collection[int], count: int) -> list[int]:
+    """Slots of the ``usable`` test videos that a head is surest about, at most ``count`` right ones, then as many wrong
+    ones, each of another class as far as that goes."""
+    scores = np.exp(prediction.scores - prediction.scores.max(axis=1, keepdims=True))
+    scores /= scores.sum(axis=1, keepdims=True)
+    taken = ranking(prediction.scores, 1)[:, 0]
+    order = [i for i in np.argsort(-scores.max(axis=1), kind="stable") if int(prediction.slots[i]) in usable]
+    chosen: list[int] = []
+    for right in (True, False):
+        rows = [i for i in order if (taken[i] == prediction.labels[i]) == right]
+        of_class: dict[int, int] = {}
+        for i in rows:
+            of_class.setdefault(int(prediction.labels[i]), i)
+        first = list(of_class.values())
+        chosen += [int(prediction.slots[i]) for i in [*first, *(i for i in rows if i not in first)][:count]]
+    return chosen
+
+
 def _detection(run: RunResult, store: FeatureStore) -> tuple[Detection, ...]:
     """By class, the class in which people are found least first; nothing where the run's store has no poses."""
-    poses = [group.modality.id for group in store.groups.values() if group.modality.kind == "pose"]
+    poses = [group.modality.id for group in of_kind(store.groups, "pose")]
     pose = run.selection.pose if run.selection.pose in poses else poses[0] if len(poses) == 1 else None
     if pose is None or "boxes" not in store.group("pose", pose).modality.arrays:
         return ()
@@ -210,8 +218,8 @@ def provenance(facts: Facts) -> list[tuple[str, list[tuple[str, Any]]]]:
     run, store = facts.run, facts.store
     selection = run.selection
     sections: list[tuple[str, list[tuple[str, Any]]]] = [
-        ("Head", [(name, value) for name, value in run.config.to_dict().items()]),
-        ("Training", [(name, value) for name, value in run.training.to_dict().items()]),
+        ("Head", list(run.config.to_dict().items())),
+        ("Training", list(run.training.to_dict().items())),
         ("Features", [(name, value) for name, value in selection.to_dict().items() if value is not None]),
         ("Environment of the training", list(run.environment.items())),
         ("Files of the run (SHA-256)", list(run.files.items())),

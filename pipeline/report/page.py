@@ -42,7 +42,7 @@ def subtitle(facts: Facts) -> str:
     """Head, dataset and features on one line."""
     run = facts.run
     pose = f", poses {run.selection.pose}" if run.selection.pose else ""
-    seeds = len({score.seed for score in run.scores})
+    seeds = len(run.seeds)
     encoder, shown = {"clip": ("CLIP", "frames"), "video": ("video model", "clips")}[run.selection.encoder]
     return (
         f"{run.config.head} on {run.selection.dataset}, {len(run.class_names)} classes; {encoder} {run.selection.clip}"

@@ -33,7 +33,7 @@ def main() -> None:
     started = time.monotonic()
     torch.set_num_threads(1)  # the image tower brings its own, and the sums don't depend on the machine's cores
 
-    def told(line: str) -> None:
+    def note(line: str) -> None:
         print(f"{time.monotonic() - started:5.0f} s  {line}", file=sys.stderr, flush=True)
 
     model = resolve_model(STICK, EMBEDDED)
@@ -42,17 +42,17 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         config = replace(StickConfig(), seed=given.seed, steps=given.steps)
         frames = draw_training_frames(config, model.image_size)
-        told(f"drew {len(frames)} frames of {len(frames.scripts)} clips")
+        note(f"drew {len(frames)} frames of {len(frames.scripts)} clips")
         weights = given.out / STICK_FOLDER.joinpath("open_clip_model.safetensors").name
-        save(train(model, frames, config, told), weights)
+        save(train(model, frames, config, note), weights)
         shutil.copyfile(STICK_FOLDER / "open_clip_config.json", given.out / "open_clip_config.json")
-        told(f"wrote {weights}")
+        note(f"wrote {weights}")
     frames = draw_test_frames(0, SyntheticConfig(), 8, model.image_size)
     new = draw_test_frames(NEW_SEED, NEW, 8, model.image_size, chosen=held_out)
     figures = measure(build_model(model, weights, seed=0), model, frames, new)
     print(json.dumps({name: figure.to_dict() for name, figure in figures.items()}, indent=2))
     for name, figure in figures.items():
-        told(f"{name}: {figure}")
+        note(f"{name}: {figure}")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ def _right_clips(model: Any, resolved: ResolvedModel, frames: Frames, images: Te
 
 def _class_weights(scripts: Sequence[Script], like: Sequence[Script]) -> np.ndarray:
     """A weight for each of ``scripts``, of mean 1, that makes their classes as frequent as among ``like``."""
-    counts = [Counter(script.class_name for script in some) for some in (like, scripts)]
-    weights = np.array([counts[0][script.class_name] / counts[1][script.class_name] for script in scripts])
+    wanted, given = (Counter(script.class_name for script in some) for some in (like, scripts))
+    weights = np.array([wanted[script.class_name] / given[script.class_name] for script in scripts])
     return np.asarray(weights / weights.mean())
 
 

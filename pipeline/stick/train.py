@@ -39,7 +39,7 @@ SHIFT = 4  # pixels that a frame is moved at most in training
 
 @sdpa_kernel(SDPBackend.MATH)  # of few tokens it is faster on a CPU than the flash kernel is, backwards above all
 def train(
-    resolved: ResolvedModel, frames: Frames, config: StickConfig, told: Callable[[str], None]
+    resolved: ResolvedModel, frames: Frames, config: StickConfig, note: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """A state dict of the whole model, float32.
 
@@ -92,7 +92,7 @@ def train(
         average += (np.array([loss.item() for loss in losses]) - average) / min(step + 1, 50)
         if (step + 1) % 100 == 0:
             parts = ", ".join(f"{loss:.3f}" for loss in average)
-            told(f"step {step + 1} of {config.steps}: losses of captions, prompts, tokens and joints {parts}")
+            note(f"step {step + 1} of {config.steps}: losses of captions, prompts, tokens and joints {parts}")
     return _with_all_tokens(model.state_dict(), captioner.vocabulary, text_config["vocab_size"])
 
 

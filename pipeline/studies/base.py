@@ -11,7 +11,7 @@ import torch
 
 from pipeline.head.config import SKELETON_HEADS, HeadConfig
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job, check_videos, chosen_splits, make_job
+from pipeline.head.job import Job, check_videos, chosen_splits, make_job
 from pipeline.head.metrics import hits
 from pipeline.head.record import RANDOM_VIDEO, RANDOM_WEIGHTS, completeness, environment, leaks
 from pipeline.head.selection import coverage, random_weights
@@ -20,7 +20,7 @@ from pipeline.head.train import Run, TrainConfig, fit_runs, new_head, predict
 from pipeline.studies.verdict import Outcomes
 from store.errors import UsageError
 
-Told = Callable[[str], None]
+Note = Callable[[str], None]
 # Behind every gain over a head without pose that no placebo has been compared with.
 CAVEAT = "This is the gain over the head without pose; whether it is the pose that gives it, `study pose` tells."
 

@@ -11,24 +11,23 @@ import numpy as np
 from pipeline.head.config import HeadConfig
 from pipeline.head.selection import stored_frames
 from pipeline.studies import STUDIES
-from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
+from pipeline.studies.base import Note, StudyConfig, as_dict, outcomes, settings_of, warnings_of
 from pipeline.studies.measures import class_means, class_medians, measure, terciles
-from pipeline.studies.report import Cell, Report, gain_cells, percent
+from pipeline.studies.report import Cell, Report, draw_intervals, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, gain_on, spearman_interval, top1
 from store.errors import UsageError
+from store.groups import of_kind
 
 THIRDS = ("least motion", "medium motion", "most motion")
 
 
-def study_frames(config: StudyConfig, told: Told) -> Report:
+def study_frames(config: StudyConfig, note: Note) -> Report:
     """Train each head with T' = 1, 2, 4, ... frames up to all that are stored.
 
     The motion of a class is the median over its training videos of how far a joint moves between stored pose frames,
     in units of the person's size. It is told where the head reads poses.
     """
-    has_pose = any(
-        group.modality.kind == "pose" for group in config.job(HeadConfig(head="mean"), frames=1).store.groups.values()
-    )
+    has_pose = of_kind(config.job(HeadConfig(head="mean"), frames=1).store.groups, "pose")
     asked = config.head if has_pose or not config.head.reads_pose else HeadConfig(head="vcs")
     heads = list({head.head: head for head in (HeadConfig(head="mean"), HeadConfig(head="vcs"), asked)}.values())
     job = config.job(asked, frames=1)
@@ -46,7 +45,7 @@ def study_frames(config: StudyConfig, told: Told) -> Report:
                 train, test = of_count.inputs(split, "train"), of_count.inputs(split, "test")
                 result = outcomes(head, of_count.text, train, test, config.training, config.seeds, split)
                 found.setdefault((head.head, frames), []).append(result)
-                told(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
+                note(f"split {split}, {head.head}, {frames} frames: top-1 {result.mean():.1%}")
         labels.append(test.labels.cpu().numpy())
         sources.append(test.sources)
         if asked.reads_pose:
@@ -132,13 +131,7 @@ def _curves(
         left.legend()
         left.grid(color="0.9")
         for axis in right:
-            middle = [100 * g.gain for g in by_motion.values()]
-            below = [100 * (g.gain - g.low) for g in by_motion.values()]
-            above = [100 * (g.high - g.gain) for g in by_motion.values()]
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.errorbar(range(len(by_motion)), middle, yerr=[below, above], fmt="o", capsize=4)
-            axis.set_xticks(range(len(by_motion)), list(by_motion))
-            axis.set_xlim(-0.5, len(by_motion) - 0.5)
+            draw_intervals(axis, by_motion)
             axis.set_xlabel("thirds of the classes by keypoint velocity")
             axis.set_ylabel(f"{main}: gain of {counts[-1]} frames over 1, points")
 

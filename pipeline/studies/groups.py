@@ -12,16 +12,17 @@ import numpy as np
 from pipeline.head.config import ENCODERS, LATE_POSE, VIDEO_HEADS
 from pipeline.head.selection import open_store
 from pipeline.studies import STUDIES
-from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
+from pipeline.studies.base import CAVEAT, Note, StudyConfig, as_dict, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.seen import compare, look
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
 from store.errors import MissingError, UsageError
+from store.groups import of_kind
 from store.printable import command
 from store.reader import FeatureStore
 
 
-def study_backbone(config: StudyConfig, told: Told) -> Report:
+def study_backbone(config: StudyConfig, note: Note) -> Report:
     """With every CLIP model and, where the head can do without words and patch tokens, every video model."""
     able, store = config.head.base in VIDEO_HEADS, open_store(config.store)
     left_out = ", ".join([] if able else _ids(store, ("video",)))
@@ -29,16 +30,16 @@ def study_backbone(config: StudyConfig, told: Told) -> Report:
     other = f"--head {VIDEO_HEADS[0]}{LATE_POSE}"
     if left_out and len(_ids(store, ("clip",))) < 2:
         raise UsageError(f"{why}, so {left_out} of {store.url} has no rival there; give {other}")
-    report = _study("backbone", ENCODERS if able else ("clip",), "encoder", config, told)
+    report = _study("backbone", ENCODERS if able else ("clip",), "encoder", config, note)
     if not left_out:
         return report
     sentence = f"Left out: {left_out}; {why}. Compare them with {other}."
     return dataclasses.replace(report, sentences=(*report.sentences, sentence))
 
 
-def study_estimators(config: StudyConfig, told: Told) -> Report:
+def study_estimators(config: StudyConfig, note: Note) -> Report:
     """With what each estimator sees in the videos that all of them have, and how far they agree."""
-    report = _study("estimators", ("pose",), "pose estimator", config, told)
+    report = _study("estimators", ("pose",), "pose estimator", config, note)
     store = open_store(config.store)
     groups = [store.group("pose", str(row[0])) for row in report.rows]
     slots = store.usable([store.group("clip", config.clip), *groups])
@@ -78,7 +79,7 @@ def study_estimators(config: StudyConfig, told: Told) -> Report:
     )
 
 
-def _study(name: str, kinds: Sequence[str], what: str, config: StudyConfig, told: Told) -> Report:
+def _study(name: str, kinds: Sequence[str], what: str, config: StudyConfig, note: Note) -> Report:
     """The gain of the head over itself without pose, with each group of some kinds in turn."""
     without_pose(config.head)  # raises where there is no such head
     ids = _groups(config, kinds, what)
@@ -97,7 +98,7 @@ def _study(name: str, kinds: Sequence[str], what: str, config: StudyConfig, told
             for head, results in ((job.config, real), (without_pose(job.config), plain)):
                 results.append(outcomes(head, job.text, train, test, config.training, config.seeds, split))
             sources.append(test.sources)
-            told(f"{group}, split {split}: {plain[-1].mean():.1%} without pose, {real[-1].mean():.1%} with it")
+            note(f"{group}, split {split}: {plain[-1].mean():.1%} without pose, {real[-1].mean():.1%} with it")
         gains[group] = gain(real, plain, sources)
         details[group] = {"with pose": as_dict(real), "without": as_dict(plain), **gains[group].to_dict()}
         warnings += warnings_of(job, splits)
@@ -128,8 +129,7 @@ def common_verdict(gains: Sequence[Gain]) -> str:
 
 def _ids(store: FeatureStore, kinds: Sequence[str]) -> dict[str, str]:
     """The groups of some kinds: the kind of each by its id."""
-    found = [(group.modality.kind, group.modality.id) for group in store.groups.values()]
-    return {name: kind for wanted in kinds for kind, name in found if kind == wanted}
+    return {group.modality.id: kind for kind in kinds for group in of_kind(store.groups, kind)}
 
 
 def _groups(config: StudyConfig, kinds: Sequence[str], what: str) -> dict[str, str]:

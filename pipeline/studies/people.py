@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.head.data import Inputs
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.studies import STUDIES
-from pipeline.studies.base import CAVEAT, StudyConfig, Told, outcomes, settings_of, warnings_of, without_pose
+from pipeline.studies.base import CAVEAT, Note, StudyConfig, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.measures import Measures, class_means, measure, terciles
-from pipeline.studies.report import Report, gain_cells
+from pipeline.studies.report import Report, draw_intervals, gain_cells
 from pipeline.studies.verdict import Gain, Trend, gain_on, spearman_interval, top1
 
 THIRDS = ("lowest third", "middle third", "highest third")
@@ -52,7 +52,7 @@ class Trained:
         return gain_on(self.real, self.off, [test.sources for test in self.tests], keep)
 
 
-def train_both(config: StudyConfig, told: Told) -> Trained:
+def train_both(config: StudyConfig, note: Note) -> Trained:
     """Train the head with and without pose, on every split."""
     off_head = without_pose(config.head)
     job = config.job(config.head)
@@ -61,15 +61,15 @@ def train_both(config: StudyConfig, told: Told) -> Trained:
         train, test = job.inputs(split, "train"), job.inputs(split, "test")
         for head, results in ((config.head, found.real), (off_head, found.off)):
             results.append(outcomes(head, job.text, train, test, config.training, config.seeds, split))
-            told(f"split {split}, {'with' if results is found.real else 'without'} pose: {results[-1].mean():.1%}")
+            note(f"split {split}, {'with' if results is found.real else 'without'} pose: {results[-1].mean():.1%}")
         found.tests.append(test)
         found.measures.append(measure(job.store, job.selection, test.slots.tolist()))
     return found
 
 
-def study_pose_poor(config: StudyConfig, told: Told) -> Report:
+def study_pose_poor(config: StudyConfig, note: Note) -> Report:
     """Gain of pose by class against how often persons are found there, and how much their poses vary."""
-    found = train_both(config, told)
+    found = train_both(config, note)
     classes = len(found.job.store.class_names)
     labels, differences = found.labels, found.differences()
     by_class = class_means(differences, labels, classes)
@@ -115,9 +115,9 @@ def study_pose_poor(config: StudyConfig, told: Told) -> Report:
     )
 
 
-def study_occlusion(config: StudyConfig, told: Told) -> Report:
+def study_occlusion(config: StudyConfig, note: Note) -> Report:
     """Gain of pose by the share of joints that are visible in a video."""
-    found = train_both(config, told)
+    found = train_both(config, note)
     visible, differences = found.measured("visible"), found.differences()
     edges = np.unique(np.quantile(visible, [0.25, 0.5, 0.75]))
     quarters = [np.searchsorted(edges, m.visible, side="right") for m in found.measures]
@@ -174,13 +174,7 @@ def _steps(gains: dict[str, Gain]) -> Callable[[Any], None]:
     def draw(figure: Any) -> None:
         figure.set_size_inches(6.5, 4)
         axis = figure.add_subplot()
-        axis.axhline(0, color="0.4", linewidth=0.8)
-        middle = [100 * g.gain for g in gains.values()]
-        below = [100 * (g.gain - g.low) for g in gains.values()]
-        above = [100 * (g.high - g.gain) for g in gains.values()]
-        axis.errorbar(range(len(gains)), middle, yerr=[below, above], fmt="o", capsize=4)
-        axis.set_xticks(range(len(gains)), list(gains))
-        axis.set_xlim(-0.5, len(gains) - 0.5)
+        draw_intervals(axis, gains)
         axis.set_xlabel("visible joints of the person seen best (quarters of the test videos)")
         axis.set_ylabel("gain of pose in top-1, points")
         axis.set_title("gain of pose where joints are hidden (95% intervals)", fontsize=10)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.head.data import PART_INPUTS, POOLED_INPUTS, Inputs, load_skeletons, view_size
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.head.pooling import pool_tokens, view_heatmaps
 from pipeline.head.selection import stored_frames
 from stages.geometry import to_view
@@ -41,8 +41,8 @@ _OWN = ("pose_embedding", "skeleton")
 class Placebos:
     """Placebo inputs of one split: of its training videos first, whose statistics the test videos then get."""
 
-    def __init__(self, job: Job, split: int, *, seed: int = 0) -> None:
-        self._job, self._split, self._seed = job, split, seed
+    def __init__(self, job: Job, split: int) -> None:
+        self._job, self._split = job, split
         self._means: dict[str, Tensor] = {}
         self._peak: Tensor | None = None
 
@@ -59,7 +59,7 @@ class Placebos:
 
     def inputs(self, real: Inputs, subset: str) -> dict[str, Inputs]:
         """Every placebo in place of the pose in ``real``, the inputs of ``subset``."""
-        rng = np.random.default_rng([self._seed, self._split, subset == "test"])
+        rng = np.random.default_rng([0, self._split, subset == "test"])
         rows = {
             OTHER: other_videos(real.sources, rng),
             SAME: same_class(real.labels.cpu().numpy(), real.sources, rng),
@@ -69,9 +69,8 @@ class Placebos:
             tensor = real.tensors[name]
             if subset == "train":
                 self._means[name] = tensor.float().mean(dim=(0, 2)).to(tensor.dtype)
-            for still in (
-                m for m in MAPS if m in tensors
-            ):  # a map says nothing of a skeleton: their mean takes its place
+            # A map says nothing of a skeleton: the mean takes its place.
+            for still in (m for m in MAPS if m in tensors):
                 tensors[still][name] = self._means[name].unsqueeze(1).expand_as(tensor)
             for moved in (m for m in MOVED if m in tensors):
                 tensors[moved][name] = self._shuffled(real, name, rng) if moved == TIME else tensor[rows[moved]]

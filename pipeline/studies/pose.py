@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.head.config import GUIDED, HeadConfig
 from pipeline.head.data import Inputs
 from pipeline.studies import STUDIES
-from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of, without_pose
+from pipeline.studies.base import Note, StudyConfig, as_dict, outcomes, settings_of, warnings_of, without_pose
 from pipeline.studies.placebos import SAME, TIME, Placebos
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, Paired, top1
@@ -25,7 +25,7 @@ REAL, OFF = "video + pose + text", "video + text"
 ONLY = {"weights": "pose in the weights only", "values": "pose in the values only"}
 
 
-def study_pose(config: StudyConfig, told: Told) -> Report:
+def study_pose(config: StudyConfig, note: Note) -> Report:
     """Train the head with the true pose, without pose and with every placebo; compare on the same test videos."""
     off = without_pose(config.head)
     job = config.job(config.head)
@@ -35,7 +35,7 @@ def study_pose(config: StudyConfig, told: Told) -> Report:
     for split in splits:
         placebos = Placebos(job, split)
         train, test = job.inputs(split, "train"), job.inputs(split, "test")
-        told(f"split {split}: {len(train)} training and {len(test)} test videos; placebos: {', '.join(placebos.names)}")
+        note(f"split {split}: {len(train)} training and {len(test)} test videos; placebos: {', '.join(placebos.names)}")
         variants: dict[str, tuple[HeadConfig, Inputs, Inputs]] = {
             OFF: (off, train, test),
             REAL: (config.head, train, test),
@@ -47,7 +47,7 @@ def study_pose(config: StudyConfig, told: Told) -> Report:
         for name, (head, for_training, for_test) in variants.items():
             result = outcomes(head, job.text, for_training, for_test, config.training, config.seeds, split)
             found.setdefault(name, []).append(result)
-            told(f"split {split}, {name}: top-1 {result.mean():.1%}")
+            note(f"split {split}, {name}: top-1 {result.mean():.1%}")
         sources.append(test.sources)
     paired = Paired(sources)
     gains = {name: paired.gain(found[REAL], result) for name, result in found.items() if name != REAL}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import check_directory, put_file
+from pipeline.files import check_directory, free_path, put_file
 from pipeline.studies.verdict import MARGIN, Gain
 from store.errors import UnwrittenError, UsageError
 
@@ -99,9 +99,7 @@ def write_report(report: Report, folder: Path) -> Report:
 
 def free_folder(store: str, study: str) -> Path:
     """The first free one of ``studies/<store>-<study>``, ``studies/<store>-<study>-2``, ..."""
-    name = f"{Path(store).name}-{study}"
-    candidates = [Path("studies") / name] + [Path("studies") / f"{name}-{number}" for number in range(2, 10_000)]
-    return next(path for path in candidates if not path.exists())
+    return free_path(Path("studies") / f"{Path(store).name}-{study}")
 
 
 def check_folder(folder: Path, study: str) -> Path:
@@ -153,6 +151,17 @@ def draw_gains(gains: Mapping[str, Gain], title: str, label: str) -> Callable[[A
         axis.set_axisbelow(True)
 
     return draw
+
+
+def draw_intervals(axis: Any, gains: Mapping[str, Gain]) -> None:
+    """Gains from left to right, each with its interval."""
+    middle = [100 * found.gain for found in gains.values()]
+    below = [100 * (found.gain - found.low) for found in gains.values()]
+    above = [100 * (found.high - found.gain) for found in gains.values()]
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.errorbar(range(len(gains)), middle, yerr=[below, above], fmt="o", capsize=4)
+    axis.set_xticks(range(len(gains)), list(gains))
+    axis.set_xlim(-0.5, len(gains) - 0.5)
 
 
 def _line(cells: Sequence[Cell]) -> str:

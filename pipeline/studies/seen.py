@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.geometry import share_inside
 from stages.pose.coco import NUM_JOINTS
-from stages.pose.tracking import SPREAD
+from stages.pose.tracking import keypoint_similarity
 from store.features import Features
 from store.groups import Group
 from store.reader import FeatureStore
@@ -93,7 +93,8 @@ def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     joints that both see, with the mean area of the two; a person without a partner counts as 0.
     """
     there = [np.any(persons[..., 2] > 0, axis=-1) for persons in (first, second)]
-    similarity = _similarity(first, second)
+    area = (_area(first)[..., :, None] + _area(second)[..., None, :]) / 2
+    similarity = keypoint_similarity(first, second, area)
     similarity = np.where(there[0][..., :, None] & there[1][..., None, :], similarity, 0.0)
     total = np.zeros(first.shape[:-3])
     for _ in range(first.shape[-3]):
@@ -105,16 +106,6 @@ def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         np.put_along_axis(similarity, column[..., None, None], 0.0, axis=-1)
     count = np.maximum(there[0].sum(-1), there[1].sum(-1))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity [..., P, Q] of persons [..., P, 17, 3] and [..., Q, 17, 3]."""
-    a, b = first[..., :, None, :, :], second[..., None, :, :, :]
-    seen = (a[..., 2] > 0) & (b[..., 2] > 0)
-    area = (_area(first)[..., :, None] + _area(second)[..., None, :]) / 2
-    squared = ((a[..., :2] - b[..., :2]) ** 2).sum(-1)
-    close = np.exp(-squared / np.maximum(2 * area[..., None] * SPREAD, 1e-6)) * seen
-    return close.sum(-1) / np.maximum(seen.sum(-1), 1)
 
 
 def _area(persons: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipeline.head.config import PATCH_TOKENS, HeadConfig
 from pipeline.head.data import Inputs, view_size
-from pipeline.head.evaluate import Job
+from pipeline.head.job import Job
 from pipeline.head.metrics import Resampling, percentiles, roc_area
 from pipeline.studies import STUDIES
-from pipeline.studies.base import StudyConfig, Told, as_dict, outcomes, settings_of, warnings_of
+from pipeline.studies.base import Note, StudyConfig, as_dict, outcomes, settings_of, warnings_of
 from pipeline.studies.placebos import box_maps
 from pipeline.studies.report import Cell, Report, gain_cells, percent
 from pipeline.studies.verdict import Gain, gain, top1
@@ -24,7 +24,7 @@ from store.printable import command
 RIDGE = 1e-2
 
 
-def study_tokens(config: StudyConfig, told: Told) -> Report:
+def study_tokens(config: StudyConfig, note: Note) -> Report:
     """For every kind of stored token: the area under the ROC curve with which a linear direction, fitted on training
     videos, tells the cells inside person boxes of test videos from those outside, and the accuracy of attention
     pooling over it. The verdict compares the accuracies of the two kinds that localise best and worst.
@@ -49,7 +49,7 @@ def study_tokens(config: StudyConfig, told: Told) -> Report:
             train, test = job.inputs(split, "train"), job.inputs(split, "test")
             areas[kind].append(_areas(job, first.selection.pose, kind, train, test))
             found[kind].append(outcomes(head, job.text, train, test, config.training, config.seeds, split))
-            told(f"split {split}, {kind}: area {np.nanmean(areas[kind][-1]):.3f}, top-1 {found[kind][-1].mean():.1%}")
+            note(f"split {split}, {kind}: area {np.nanmean(areas[kind][-1]):.3f}, top-1 {found[kind][-1].mean():.1%}")
         sources.append(test.sources)
     measured, total = sum(int(np.isfinite(a).sum()) for a in areas[kinds[0]]), sum(len(a) for a in areas[kinds[0]])
     area = {kind: _area_interval(areas[kind], sources) for kind in kinds}

@@ -9,19 +9,21 @@ import numpy as np
 import torch
 
 from pipeline.head.data import load_inputs
-from pipeline.head.evaluate import chosen_splits
+from pipeline.head.job import Job, chosen_splits
 from pipeline.head.metrics import hits
 from pipeline.head.protocols import retarget
 from pipeline.head.selection import encoder_record, load_side, open_store, select
 from pipeline.head.train import Run, fit_runs, new_head, predict
 from pipeline.studies import STUDIES
-from pipeline.studies.base import CAVEAT, StudyConfig, Told, as_dict, settings_of, warnings_of, without_pose
+from pipeline.studies.base import CAVEAT, Note, StudyConfig, as_dict, settings_of, warnings_of, without_pose
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.verdict import gain, top1
 from store.errors import StoreError, UsageError
+from store.groups import of_kind
+from store.reader import FeatureStore
 
 
-def study_transfer(config: StudyConfig, told: Told) -> Report:
+def study_transfer(config: StudyConfig, note: Note) -> Report:
     """Train on splits of one dataset, take the text stream to the classes of another, and test on all its videos."""
     if config.to is None:
         raise UsageError("to is not given; name the store of another dataset with --to")
@@ -31,19 +33,8 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     job, target = config.job(config.head), open_store(config.to)
     if target.class_names == job.store.class_names:
         raise UsageError(f"to is {target.url}, which has the same classes; name a store of another dataset")
-    clips = [group for group in target.groups.values() if group.modality.kind == "clip"]
-    wanted = _model(encoder_record(job.store, job.selection))
-    alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
-    if not alike:
-        listed = ", ".join(group.modality.id for group in clips) or "none"
-        raise StoreError(
-            f"{job.store.url} has features of {job.selection.clip} and {target.url} has {listed}; "
-            "extract both with the same CLIP model and settings",
-            kind="store-mismatch",
-        )
     stream = config.head.text_stream
-    clip = job.selection.clip if job.selection.clip in alike else alike[0]
-    selection = select(target, stream, frames=config.frames, clip=clip, pose=config.pose)
+    selection = select(target, stream, frames=config.frames, clip=_same_model(job, target), pose=config.pose)
     text = load_side(target, selection, config.head)
     test = load_inputs(target, selection, stream, split=None, subset=None, device=job.device)
     labels = test.labels.cpu().numpy()
@@ -53,7 +44,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
     results: dict[str, list[np.ndarray]] = {"untrained, video + text": [untrained] * len(splits)}
     for split in splits:
         train = job.inputs(split, "train")
-        told(f"split {split}: training on {len(train)} videos of {job.store.dataset_name}")
+        note(f"split {split}: training on {len(train)} videos of {job.store.dataset_name}")
         for name, head in (("video + text", off), ("video + pose + text", config.head)):
             inputs, every = train.only(head.inputs), torch.arange(len(train))
             runs = [
@@ -64,7 +55,7 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
             tests = test.only(head.text_stream.inputs)
             found = np.stack([hits(predict(one, tests).numpy(), labels) for one in moved])
             results.setdefault(name, []).append(found)
-            told(f"split {split}, {name}: top-1 {found.mean():.1%} on {len(test)} videos of {target.dataset_name}")
+            note(f"split {split}, {name}: top-1 {found.mean():.1%} on {len(test)} videos of {target.dataset_name}")
     # Every split's heads are tested on the same videos, so a source is drawn for all of them at once.
     real, sources = results["video + pose + text"], [test.sources] * len(splits)
     gains = {name: gain(real, other, sources) for name, other in results.items() if other is not real}
@@ -94,6 +85,21 @@ def study_transfer(config: StudyConfig, told: Told) -> Report:
             "gain of pose in top-1, points",
         ),
     )
+
+
+def _same_model(job: Job, target: FeatureStore) -> str:
+    """The id of the CLIP group of ``target`` that was made as the job's was: the same one where both stores have it."""
+    clips, own = of_kind(target.groups, "clip"), job.selection.clip
+    wanted = _model(encoder_record(job.store, job.selection))
+    alike = [group.modality.id for group in clips if _model(group.modality.record) == wanted]
+    if not alike:
+        listed = ", ".join(group.modality.id for group in clips) or "none"
+        raise StoreError(
+            f"{job.store.url} has features of {own} and {target.url} has {listed}; "
+            "extract both with the same CLIP model and settings",
+            kind="store-mismatch",
+        )
+    return own if own in alike else alike[0]
 
 
 def _model(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.head.metrics import Resampling, percentiles
 
 HELPS, EQUIVALENT, INCONCLUSIVE = "helps", "equivalent within 0.5 points", "inconclusive"
 MARGIN = 0.005
+_SPEARMAN_DRAWS = 1000
 
 # Whether each test video was classified rightly: one bool array [S, N] a split, S seeds.
 Outcomes = Sequence[np.ndarray]
@@ -109,15 +110,13 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return float((a * b).sum() / norm) if norm else 0.0
 
 
-def spearman_interval(
-    x: np.ndarray, y: np.ndarray, groups: Sequence[str] | None = None, *, draws: int = 1000, seed: int = 0
-) -> Trend:
+def spearman_interval(x: np.ndarray, y: np.ndarray, groups: Sequence[str] | None = None) -> Trend:
     """Rank correlation and its 95% interval, by a bootstrap over the rows, or over their groups."""
     names = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     rows = [np.flatnonzero(names == name) for name in np.unique(names)]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     found = []
-    for _ in range(draws):
+    for _ in range(_SPEARMAN_DRAWS):
         drawn = np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
         found.append(spearman(x[drawn], y[drawn]))
     return Trend(spearman(x, y), *percentiles(np.array(found)))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stages.batching import fixed_batches, map_ahead, parallel_batches, single_threads
 from stages.clip.config import TOKENS, ClipConfig
-from stages.clip.models import build_model, file_digest, find_weights, resolve_model
+from stages.clip.models import build_model, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
 from stages.clip.text import all_tokens, encode_prompts, encode_text
@@ -26,6 +26,7 @@ from stages.device import resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
 from stages.transfer import Transfer
 from stages.types import Clip
+from stages.weights import file_digest
 from store.errors import UsageError
 from store.features import TextSet
 from store.schema import ArraySpec, Modality

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -137,12 +136,6 @@ def find_weights(model: ResolvedModel) -> Path | None:
             f" with a network get {where}, put it anywhere here, and pass --clip {name} --clip-pretrained FILE",
             kind="missing-weights",
         ) from None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_model(model: ResolvedModel, weights: Path | None, seed: int) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,12 @@ class DecodeOutcome:
     sha256: str | None
     num_bytes: int | None
     seconds: float
+
+    def copied(self) -> DecodeOutcome:
+        """The same with frames of its own: those of a ``DecodeWorker`` are views that show other frames later."""
+        if self.video is None:
+            return self
+        return replace(self, video=replace(self.video, frames=self.video.frames.copy()))
 
 
 class Decoder:

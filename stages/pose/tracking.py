@@ -24,7 +24,7 @@ MAX_AREA_RATIO = 4.0
 MAX_GAP = 12
 VELOCITY_DECAY = 0.7  # a frame without a match
 
-SPREAD = (2 * np.array(COCO_SIGMAS)) ** 2
+_SPREAD = (2 * np.array(COCO_SIGMAS)) ** 2
 
 TRACKING = {
     "similarity": "diou+oks",
@@ -65,14 +65,16 @@ def box_similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def keypoint_similarity(a: np.ndarray, b: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Object keypoint similarity of keypoints [M, 17, 3] and [N, 17, 3], [M, N], over the joints that both have.
+    """Object keypoint similarity of persons [..., M, 17, 3] and [..., N, 17, 3], [..., M, N], over the joints that both
+    have.
 
     OKS = mean_i exp(-d_i^2 / (2 area (2 sigma_i)^2)) as in the COCO keypoint evaluation; ``area`` (pixels squared)
-    broadcasts to [M, N]. Pairs without a common joint have similarity 0.
+    broadcasts to [..., M, N]. Pairs without a common joint have similarity 0.
     """
-    seen = (a[:, None, :, 2] > 0) & (b[None, :, :, 2] > 0)
-    squared = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(-1)
-    spread = 2 * np.asarray(area)[..., None] * SPREAD
+    a, b = a[..., :, None, :, :], b[..., None, :, :, :]
+    seen = (a[..., 2] > 0) & (b[..., 2] > 0)
+    squared = ((a[..., :2] - b[..., :2]) ** 2).sum(-1)
+    spread = 2 * np.asarray(area)[..., None] * _SPREAD
     similarity = np.exp(-squared / np.maximum(spread, 1e-6))
     return (similarity * seen).sum(-1) / np.maximum(seen.sum(-1), 1)
 

@@ -54,8 +54,8 @@ def preset(config: VideoConfig) -> Any:
 
 
 def build_model(config: VideoConfig, weights: Path | None) -> nn.Module:
-    """The model in fp32 on the CPU, for evaluation, with the classifier's input as its output: with ``weights``, be
-    their classifier for whatever classes, or random ones. Raises ``UsageError`` for a file that does not fit."""
+    """The model in fp32 on the CPU, for evaluation, with the classifier's input as its output: with ``weights``, whose
+    own classifier is left out, or with random ones. Raises ``UsageError`` for a file that does not fit."""
     with seeded(config.seed):
         model = get_model(config.model, weights=None)
     classifier = "fc" if hasattr(model, "fc") else "head"

@@ -121,6 +121,18 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     assert not {"torch", "ray", "zarr", "pyarrow", "av", "cv2", "matplotlib", "numpy"} & set(done.stdout.split())
 
 
+def test_a_command_ends_without_a_last_search_for_garbage() -> None:
+    # What is registered first is called last.
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(len(gc.get_objects()))); sys.argv[1:] = ['--help']\n"
+        "from cli.main import run; run()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    # Objects that are frozen are not counted: those that are left came to be after the call.
+    assert int(done.stdout.split()[-1]) < 1_000
+
+
 def test_every_command_has_help(run: Vilp) -> None:
     for command in (
         "extract",

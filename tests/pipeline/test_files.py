@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import STAGED, put_file, put_together, settle
+from pipeline.files import STAGED, free_path, is_empty, put_file, put_together, settle
 from pipeline.studies.report import Report, write_report
 from store.errors import UnwrittenError
 
@@ -83,3 +83,18 @@ def test_what_was_written_in_vain_is_no_obstacle(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     fill(tmp_path, "new")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "record"}
+
+
+def test_a_free_path_is_the_first_where_there_is_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for expected in ("run", "run-2", "run-3"):
+        assert free_path(run) == tmp_path / expected
+        free_path(run).mkdir()
+
+
+def test_a_folder_with_leftovers_alone_is_empty(tmp_path: Path) -> None:
+    assert is_empty(tmp_path)
+    (tmp_path / STAGED).mkdir()
+    assert is_empty(tmp_path)
+    (tmp_path / "file").touch()
+    assert not is_empty(tmp_path)

@@ -17,9 +17,10 @@ from extractions import small_config
 from pipeline.extraction import extract
 from pipeline.head.checkpoint import load_predictions, read_run
 from pipeline.head.evaluate import train_head
+from pipeline.head.results import Prediction
 from pipeline.report import write_report
 from pipeline.report.charts import curves
-from pipeline.report.facts import Detection, Facts, class_results, confused, confusion_of, gather
+from pipeline.report.facts import Detection, Facts, class_results, confused, confusion_of, gather, surest
 from pipeline.report.markup import clean, el
 from pipeline.report.page import page
 from store import FeatureStore, MissingError
@@ -138,6 +139,18 @@ def test_confusion_averages_seeds_and_adds_splits(hostile: Facts) -> None:
     assert [row.name for row in class_results(matrix, "abcd"[:3])] == ["b", "c", "a"]
     assert class_results(np.diag([2.0, 0.0]), "ab")[0].videos == 2
     assert len(class_results(np.diag([2.0, 0.0]), "ab")) == 1
+
+
+def test_examples_are_the_surest_ones_of_different_classes() -> None:
+    labels = np.array([0, 0, 1, 0, 1])
+    margins = np.array([5.0, 4.0, 3.0, -2.0, -1.0])  # above zero: right
+    scores = np.zeros((5, 2), np.float32)
+    scores[np.arange(5), labels] = margins
+    slots = np.arange(10, 15)
+    prediction = Prediction(1, 0, scores, labels, slots, ("v",) * 5, ("s",) * 5)
+    assert surest(prediction, usable=slots, count=2) == [10, 12, 13, 14]
+    assert surest(prediction, usable=slots, count=3) == [10, 12, 11, 13, 14]
+    assert surest(prediction, usable=(11, 12, 14), count=2) == [11, 12, 14]
 
 
 def test_a_store_that_is_gone_is_said_not_hidden(hostile: Facts, tmp_path: Path) -> None:

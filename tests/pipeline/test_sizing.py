@@ -33,6 +33,13 @@ def test_frames_of_all_lanes_fit(memory: int | None, chunk: int, video: int, cpu
     assert lanes == max(2, cpus // 2) or (lanes + 1) * LANE_CHUNKS * max(chunk, video) > bound
 
 
+def test_the_object_store_holds_all_lanes_and_at_most_a_third_of_the_memory() -> None:
+    sizing = Sizing(None, chunk_bytes=1 << 28, video_bytes=1 << 20, unit_bytes=1 << 27)
+    assert sizing.object_bytes(2, 1 << 40) == 2 * (LANE_CHUNKS << 28) + 4 * (1 << 27)
+    assert sizing.object_bytes(100, 9 << 30) == 3 << 30
+    assert Sizing(None, 1, 1, 1).object_bytes(1, 1 << 40) == 1 << 30
+
+
 def test_chunks_shrink_to_the_memory(small_videos: Path, tmp_path: Path) -> None:
     config = small_config(small_videos, tmp_path / "s", memory=100 << 20)
     sizing = Sizing.of(config, make_graph(config, small_videos))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,15 @@ def test_an_event_that_perfetto_would_drop_is_noticed() -> None:
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_every_stage_call_is_an_event_on_the_row_of_its_worker(small_videos: Path, tmp_path: Path, engine: str) -> None:
     config = small_config(small_videos, tmp_path / "s", engine=engine, **OWN_POSE)
+    began = time.time()
     with Trace(tmp_path / "trace.json") as trace:
         summary = extract(config, trace=trace)
+    elapsed = time.time() - began
     events = json.loads((tmp_path / "trace.json").read_text())
     check_format(events)
     found = rows(events)
     wall = summary.profile["seconds"]  # type: ignore[index]
+    assert wall <= elapsed
     for name, row in found.items():
         assert all(before["ts"] + before["dur"] <= after["ts"] for before, after in itertools.pairwise(row)), name
         assert row[0]["ts"] >= 0

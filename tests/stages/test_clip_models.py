@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 import stages.clip.models as models
 from stages.clip.config import ClipConfig
 from stages.clip.encoder import ClipEncoder
-from stages.clip.models import build_model, file_digest, find_weights, resolve_model
+from stages.clip.models import build_model, find_weights, resolve_model
+from stages.weights import file_digest
 from store.errors import MissingError, UsageError
 
 

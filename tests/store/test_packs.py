@@ -97,6 +97,19 @@ def test_small_changes_do_not_write_a_pack_again(tmp_path: Path) -> None:
     assert objects.get(pack_key(PATH)) == index
 
 
+def test_a_new_pack_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    objects = packed(tmp_path / "s")
+    index, keys = objects.get(pack_key(PATH)), set(objects.list(f"{PACKS}/{PATH}"))
+    with hold(objects, Part()) as lease:
+        for shard in (0, 1):
+            commit(lease.guard(objects), shard, QUARANTINED)
+    pack_commits(objects, PATH, shard_len=4)
+    assert objects.get(pack_key(PATH)) not in (None, index)
+    assert len(keys) == len(set(objects.list(f"{PACKS}/{PATH}"))) == 2
+    assert stray_packs(objects, [PATH]) == {}
+    assert same(read_commits(objects, PATH, shard_len=4), plain(objects))
+
+
 def test_a_damaged_pack_is_found_and_harms_nobody(tmp_path: Path) -> None:
     objects = packed(tmp_path / "s")
     good = read_commits(objects, PATH, shard_len=4)

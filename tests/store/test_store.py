@@ -21,10 +21,12 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from store import FeatureStore, MissingError, StoreError, UsageError, reader
 from store.commits import PARTIAL, QUARANTINED, committed_shards, remove_commit
+from store.layout import MISSING, STORE, VIDEOS
 from store.lease import Part, hold
 from store.local import LocalObjects
 from store.plan import read_plan, settle_plan
 from store.schema import ArraySpec, Modality
+from store.sealed import copy_key
 from store.verify import restore, verify_store
 from store.writer import create_store, write_shard
 
@@ -265,6 +267,20 @@ def test_a_plan_whose_replacement_is_cut_short_can_be_read_and_settled(tmp_path:
     settle_plan(objects)
     restore(objects, verify_store(objects))
     assert verify_store(objects).digest is not None
+
+
+def test_settling_a_plan_makes_both_copies_whole(tmp_path: Path) -> None:
+    objects = stores.build(tmp_path / "s", shards=())
+    plan = read_plan(objects)
+    keys = (STORE, VIDEOS, MISSING)
+    whole = {key: objects.get(key) for key in keys}
+    for damaged in (keys, tuple(map(copy_key, keys))):
+        for key in damaged:
+            objects.put(key, b"damaged")
+        assert read_plan(objects).videos.equals(plan.videos)
+        settle_plan(objects)
+        for key in keys:
+            assert objects.get(key) == objects.get(copy_key(key)) == whole[key]
 
 
 def test_rows_that_a_killed_writer_lost_are_not_committed_away(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def run_gpu(
     parts: Sequence[str] = tuple(PARTS),
     config: GpuConfig | None = None,
     device: str = "cuda",
-    tell: Callable[[str], None] = print,
+    note: Callable[[str], None] = print,
 ) -> GpuReport:
     """Run the named parts and write ``gpu.json``, ``gpu.txt`` (the table) and profiles into ``out``.
 
@@ -57,7 +57,7 @@ def run_gpu(
     began, results = time.monotonic(), []
     for name in dict.fromkeys(parts):
         budget = PARTS[name] * (1 if device == "cuda" else PATIENCE)
-        tell(f"{name}: at most {budget} s")
+        note(f"{name}: at most {budget} s")
         results.append(run_part(name, config or GpuConfig(), device, out, budget))
     report = GpuReport(found, tuple(results), time.monotonic() - began)
     (out / "gpu.json").write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")

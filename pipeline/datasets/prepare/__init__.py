@@ -19,10 +19,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.datasets import hmdb51, load_dataset, ucf101
+from pipeline.datasets import load_dataset
 from pipeline.datasets.base import TEST, TRAIN, VIDEO_EXTENSIONS, Dataset
+from pipeline.datasets.hmdb51 import HMDB51
+from pipeline.datasets.official import Official
 from pipeline.datasets.prepare.download import Archive, check, download
 from pipeline.datasets.prepare.unpack import need_tool, unpack
+from pipeline.datasets.ucf101 import UCF101
 from pipeline.files import check_directory
 from pipeline.progress import Progress
 from stages.decode import DecodeConfig, DecodeWorker
@@ -36,17 +39,12 @@ CHUNK = 32
 class Recipe:
     """How a dataset is made from its archives, and what it then has to be.
 
-    place    where a file goes, relative to the root: from its path in the archive and the archive's stem; None: nowhere
-    classes  number of classes; ``splits`` is train and test videos of every split
+    place  where a file goes, relative to the root: from its path in the archive and the archive's stem; None: nowhere
     """
 
-    name: str
+    official: Official
     archives: tuple[Archive, ...]
     place: Callable[[PurePosixPath, str], str | None]
-    videos: int
-    classes: int
-    splits: tuple[tuple[int, int], ...]
-    licence: str
 
 
 def _place_hmdb51(path: PurePosixPath, stem: str) -> str | None:
@@ -68,7 +66,7 @@ _CRCV = "https://www.crcv.ucf.edu/data/UCF101"
 # the archives of videos, which are checked by their size on the server, their headers, and what comes out of them.
 RECIPES = {
     "hmdb51": Recipe(
-        "hmdb51",
+        HMDB51,
         (
             Archive(
                 "test_train_splits.rar",
@@ -78,13 +76,9 @@ RECIPES = {
             Archive("hmdb51_org.rar", f"{_SERRE_LAB}/hmdb51_org.rar"),
         ),
         _place_hmdb51,
-        hmdb51.NUM_VIDEOS,
-        51,
-        ((3570, 1530),) * 3,
-        hmdb51.LICENCE,
     ),
     "ucf101": Recipe(
-        "ucf101",
+        UCF101,
         (
             Archive(
                 "UCF101TrainTestSplits-RecognitionTask.zip",
@@ -95,10 +89,6 @@ RECIPES = {
             Archive("UCF101.rar", f"{_CRCV}/UCF101.rar"),
         ),
         _place_ucf101,
-        ucf101.NUM_VIDEOS,
-        101,
-        ((9537, 3783), (9586, 3734), (9624, 3696)),
-        ucf101.LICENCE,
     ),
 }
 
@@ -158,10 +148,10 @@ def prepare(recipe: Recipe, root: Path, *, archives: Path | None = None, progres
 
 def _complete(recipe: Recipe, root: Path) -> bool:
     try:
-        dataset = load_dataset(recipe.name, root)
+        dataset = load_dataset(recipe.official.name, root)
     except (MissingError, UsageError):
         return False
-    return not list(_counts(recipe, dataset))
+    return not list(_counts(recipe.official, dataset))
 
 
 def _is_done(state: Path, root: Path, key: str) -> bool:
@@ -241,14 +231,15 @@ def _write(path: Path, value: object) -> None:
 
 
 def _examine(recipe: Recipe, root: Path, progress: Progress) -> Prepared:
-    dataset = load_dataset(recipe.name, root)
+    name = recipe.official.name
+    dataset = load_dataset(name, root)
     return Prepared(
-        recipe.name,
+        name,
         root,
         len(dataset.videos),
         len(dataset.class_names),
         _split_sizes(dataset),
-        tuple(_counts(recipe, dataset)),
+        tuple(_counts(recipe.official, dataset)),
         tuple(_unreadable(dataset, progress)),
     )
 
@@ -258,14 +249,15 @@ def _split_sizes(dataset: Dataset) -> tuple[tuple[int, int], ...]:
     return tuple((count[TRAIN], count[TEST]) for count in subsets)
 
 
-def _counts(recipe: Recipe, dataset: Dataset) -> Iterator[str]:
+def _counts(official: Official, dataset: Dataset) -> Iterator[str]:
     """A line for every count that is not the official one."""
-    if len(dataset.videos) != recipe.videos:
+    if len(dataset.videos) != official.num_videos:
         example = f", such as {dataset.missing[0]}" if dataset.missing else ""
-        yield f"{len(dataset.videos):,} videos of {recipe.videos:,}; {len(dataset.missing):,} are missing{example}"
-    if len(dataset.class_names) != recipe.classes:
-        yield f"{len(dataset.class_names)} classes of {recipe.classes}"
-    for split, (found, wanted) in enumerate(zip(_split_sizes(dataset), recipe.splits, strict=True), 1):
+        missing = f"{len(dataset.missing):,} are missing{example}"
+        yield f"{len(dataset.videos):,} videos of {official.num_videos:,}; {missing}"
+    if len(dataset.class_names) != official.num_classes:
+        yield f"{len(dataset.class_names)} classes of {official.num_classes}"
+    for split, (found, wanted) in enumerate(zip(_split_sizes(dataset), official.splits, strict=True), 1):
         if found != wanted:
             yield "split {}: {:,} to train and {:,} to test, of {:,} and {:,}".format(split, *found, *wanted)
 

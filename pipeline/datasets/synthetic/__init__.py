@@ -60,16 +60,16 @@ def _listed(root: Path, files: Mapping[str, FileInfo]) -> Dataset:
     rows = pq.read_table(root / ANNOTATIONS).to_pylist()
     videos = (
         Video(
-            row["video_id"],
-            row["path"],
-            row["label"],
-            row["class_name"],
-            f"s{row['subject']:02d}",
-            tuple(row[f"split{number}"] for number in range(1, NUM_SPLITS + 1)),
-            None,
-            None,
-            files[row["path"]].bytes,
-            files[row["path"]].mtime_ns,
+            video_id=row["video_id"],
+            path=row["path"],
+            label=row["label"],
+            class_name=row["class_name"],
+            source=f"s{row['subject']:02d}",
+            splits=tuple(row[f"split{number}"] for number in range(1, NUM_SPLITS + 1)),
+            start=None,
+            end=None,
+            bytes=files[row["path"]].bytes,
+            mtime_ns=files[row["path"]].mtime_ns,
         )
         for row in sorted(rows, key=lambda row: row["path"])
         if row["path"] in files
@@ -77,13 +77,13 @@ def _listed(root: Path, files: Mapping[str, FileInfo]) -> Dataset:
     listed = {row["path"] for row in rows}
     class_names = tuple(name for _, name in sorted({(row["label"], row["class_name"]) for row in rows}))
     return Dataset(
-        "synthetic",
-        root,
-        class_names,
-        NUM_SPLITS,
-        Videos.of(videos, NUM_SPLITS),
-        tuple(sorted(listed - set(files))),
-        tuple(sorted(set(files) - listed)),
-        LICENCE,
-        len(rows),
+        name="synthetic",
+        root=root,
+        class_names=class_names,
+        num_splits=NUM_SPLITS,
+        videos=Videos.of(videos, NUM_SPLITS),
+        missing=tuple(sorted(listed - set(files))),
+        unlisted=tuple(sorted(set(files) - listed)),
+        licence=LICENCE,
+        expected_videos=len(rows),
     )

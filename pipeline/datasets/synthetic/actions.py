@@ -36,6 +36,24 @@ class Motion:
     seat: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class _Act:
+    """How the actor stands, and when the action happens.
+
+    base        [10, 2], the pose in which the actor stands
+    still       [F, 10, 2], small movements to add to every pose
+    start, end  frames [start, end) of the action
+    phase       float [F], see ``Motion``
+    """
+
+    build: Build
+    base: np.ndarray
+    still: np.ndarray
+    start: int
+    end: int
+    phase: np.ndarray
+
+
 def perform(
     class_name: str,
     rng: np.random.Generator,
@@ -62,11 +80,11 @@ def perform(
     start = int(rng.integers(max(idle, window[0] + 2), window[1] - length - 1))
     end = start + length
     if class_name in ENDS_STANDING:
-        phase = ramp(num_frames, [start, end - 1], [0.0, 1.0])
+        act = _Act(build, base, still, start, end, ramp(num_frames, [start, end - 1], [0.0, 1.0]))
         if class_name == "sit down":
-            return _sit_down(rng, base, still, build, start, end, phase)
+            return _sit_down(rng, act)
         assert kind is not None
-        return _pick_up(rng, base, still, build, start, end, phase, side, kind)
+        return _pick_up(rng, act, side, kind)
     rise = max(5, round(length * rng.uniform(0.15, 0.25)))
     phase = ramp(num_frames, [start, start + rise, end - 1 - rise, end - 1], [0.0, 1.0, 1.0, 0.0])
     full, anchor = _held_pose(class_name, rng, base, side)
@@ -114,33 +132,21 @@ def _held_pose(class_name: str, rng: np.random.Generator, base: np.ndarray, side
     return changed(base, **angles), "both"
 
 
-def _sit_down(
-    rng: np.random.Generator, base: np.ndarray, still: np.ndarray, build: Build, start: int, end: int, phase: np.ndarray
-) -> Motion:
+def _sit_down(rng: np.random.Generator, act: _Act) -> Motion:
     thigh, knees = rng.uniform(82, 92), rng.uniform(4, 12)
     angles = {f"{s}_thigh": (thigh, knees) for s in "lr"} | {f"{s}_shin": (rng.uniform(-8, 6), 2.0) for s in "lr"}
     angles |= {f"{s}_upper_arm": (rng.uniform(12, 32), 8.0) for s in "lr"}
     angles |= {f"{s}_forearm": (rng.uniform(58, 76), -8.0) for s in "lr"}
-    seated = changed(base, torso=(rng.uniform(-6, 6), 0.0), **angles)
-    poses = blend(base, seated, phase)
-    poses[:, ROW["torso"], 0] += rng.uniform(28, 45) * np.sin(np.pi * phase)  # lean forward on the way
-    points = forward(poses + still, build)
-    final = forward(seated[None], build)[0]
+    seated = changed(act.base, torso=(rng.uniform(-6, 6), 0.0), **angles)
+    poses = blend(act.base, seated, act.phase)
+    poses[:, ROW["torso"], 0] += rng.uniform(28, 45) * np.sin(np.pi * act.phase)  # lean forward on the way
+    points = forward(poses + act.still, act.build)
+    final = forward(seated[None], act.build)[0]
     hips = (final[INDEX["l_hip"]] + final[INDEX["r_hip"]]) / 2
-    return Motion(points, start, end, phase, seat=hips - np.array([0.0, 0.065 * build.girth, -0.02]))
+    return Motion(points, act.start, act.end, act.phase, seat=hips - np.array([0.0, 0.065 * act.build.girth, -0.02]))
 
 
-def _pick_up(
-    rng: np.random.Generator,
-    base: np.ndarray,
-    still: np.ndarray,
-    build: Build,
-    start: int,
-    end: int,
-    phase: np.ndarray,
-    side: str,
-    kind: str,
-) -> Motion:
+def _pick_up(rng: np.random.Generator, act: _Act, side: str, kind: str) -> Motion:
     grip = 2 * OBJECT_RADIUS[kind]
     lean, bend, reach = rng.uniform(62, 78), rng.uniform(45, 65), rng.uniform(8, 22)
 
@@ -149,19 +155,19 @@ def _pick_up(
             f"{s}_shin": (-0.8 * bend * depth, 0.0) for s in "lr"
         }
         angles |= {f"{side}_upper_arm": (reach, 2.0), f"{side}_forearm": (reach, 0.0)}
-        return changed(base, torso=(lean * min(depth, 1.25), 0.0), head=(lean * 0.5, 0.0), **angles)
+        return changed(act.base, torso=(lean * min(depth, 1.25), 0.0), head=(lean * 0.5, 0.0), **angles)
 
     depths = np.linspace(0.6, 1.8, 61)
-    heights = forward(np.stack([bent(depth) for depth in depths]), build)[:, INDEX[f"{side}_hand"], 1]
+    heights = forward(np.stack([bent(depth) for depth in depths]), act.build)[:, INDEX[f"{side}_hand"], 1]
     low = bent(float(depths[np.argmin(np.abs(heights - grip))]))
-    middle = (start + end) // 2
-    down = ramp(len(phase), [start, middle, end - 1], [0.0, 1.0, 0.0])
-    points = forward(blend(base, low, down) + still * (1 - down)[:, None, None], build)
-    object_at = _carried(points, side, kind, np.zeros(len(phase)))
+    middle = (act.start + act.end) // 2
+    down = ramp(len(act.phase), [act.start, middle, act.end - 1], [0.0, 1.0, 0.0])
+    points = forward(blend(act.base, low, down) + act.still * (1 - down)[:, None, None], act.build)
+    object_at = _carried(points, side, kind, np.zeros(len(act.phase)))
     object_at[:middle] = object_at[middle]
     # An umbrella lies until it is lifted.
-    tilt = ramp(len(phase), [middle, end - 1], [0.5, 0.0])
-    return Motion(points, start, end, phase, object_at, tilt)
+    tilt = ramp(len(act.phase), [middle, act.end - 1], [0.5, 0.0])
+    return Motion(points, act.start, act.end, act.phase, object_at, tilt)
 
 
 def _carried(points: np.ndarray, side: str, kind: str, raised: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ SEGMENTS = (
     *("l_thigh", "r_thigh", "l_shin", "r_shin"),
 )
 ROW = {name: position for position, name in enumerate(SEGMENTS)}
+_SWAY_DEGREES = 2.5
 
 HEAD_RADIUS = 0.068
 ANKLE_HEIGHT, KNEE_RADIUS = 0.035, 0.045
@@ -93,7 +94,7 @@ def changed(pose: np.ndarray, **angles: tuple[float, float]) -> np.ndarray:
     return pose
 
 
-def sway(rng: np.random.Generator, num_frames: int, fps: float, degrees: float = 2.5) -> np.ndarray:
+def sway(rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
     """The small movements of somebody who stands still: angles to add, [F, 10, 2]. Looks the same in reverse."""
     time = np.arange(num_frames)[:, None, None] / fps
     shape = (3, len(SEGMENTS), 2)
@@ -101,7 +102,7 @@ def sway(rng: np.random.Generator, num_frames: int, fps: float, degrees: float =
     waves = np.sin(2 * np.pi * hertz * time[..., None, :, :].reshape(num_frames, 1, 1, 1) + phase)
     amount = np.ones((len(SEGMENTS), 1))
     amount[ROW["l_thigh"] :] = 0.3  # feet stay where they are
-    return degrees * amount * waves.mean(1)
+    return _SWAY_DEGREES * amount * waves.mean(1)
 
 
 def forward(poses: np.ndarray, build: Build, anchor: str = "both") -> np.ndarray:

@@ -23,7 +23,8 @@ class _Canvas:
         red, green, blue = (int(value) for value in np.clip(level, 0, 255))
         return red, green, blue
 
-    def gradient(self, top: Colour, bottom: Colour, y1: float = 0.0, y2: float = 1.0) -> None:
+    def gradient(self, top: Colour, bottom: Colour, y1: float, y2: float) -> None:
+        """From one colour to another, between two heights as fractions."""
         first, last = round(y1 * self.size[1]), round(y2 * self.size[1])
         mix = np.linspace(0, 1, max(last - first, 1))[:, None, None]
         self.pixels[first:last] = (np.array(top) * (1 - mix) + np.array(bottom) * mix).astype(np.uint8)
@@ -40,18 +41,17 @@ class _Canvas:
         corners = np.round(np.array(points) * self.size * 8).astype(np.int32)
         cv2.fillPoly(self.pixels, [corners], colour, cv2.LINE_AA, 3)
 
-    def circle(self, x: float, y: float, radius: float, colour: Colour, squash: float = 1.0) -> None:
-        """``radius`` as a fraction of the height; ``squash`` is height over width."""
-        pixels = radius * self.size[1]
+    def circle(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """``radius`` as a fraction of the height."""
         centre = (round(float(x * self.size[0] * 8)), round(float(y * self.size[1] * 8)))
-        axes = (max(1, round(float(pixels * 8))), max(1, round(float(pixels * squash * 8))))
-        cv2.ellipse(self.pixels, centre, axes, 0, 0, 360, colour, -1, cv2.LINE_AA, 3)
+        side = max(1, round(float(radius * self.size[1] * 8)))
+        cv2.ellipse(self.pixels, centre, (side, side), 0, 0, 360, colour, -1, cv2.LINE_AA, 3)
 
     def line(self, a: tuple[float, float], b: tuple[float, float], colour: Colour, width: float) -> None:
         ends = [tuple(int(value) for value in np.round(np.array(point) * self.size * 8)) for point in (a, b)]
         cv2.line(self.pixels, ends[0], ends[1], colour, max(1, round(float(width * self.size[1]))), cv2.LINE_AA, 3)
 
-    def texture(self, amount: float, y1: float = 0.0, y2: float = 1.0, grain: int = 3) -> None:
+    def texture(self, amount: float, y1: float, y2: float, grain: int) -> None:
         """Blotches of brightness, ``grain`` pixels wide."""
         first, last = round(y1 * self.size[1]), round(y2 * self.size[1])
         height, width = last - first, int(self.size[0])

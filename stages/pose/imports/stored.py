@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.pose.imports.base import VideoPoses
 from store.errors import MissingError, UsageError
+from store.groups import of_kind
 from store.printable import command
 from store.reader import FeatureStore
 from store.sealed import canonical
@@ -35,13 +36,13 @@ class StoredSource:
 
     def open(self) -> None:
         record = self._group.modality.record["frames"]
-        frames = [g for g in self._store.groups.values() if g.modality.kind == "frames" and g.modality.record == record]
+        frames = [group for group in of_kind(self._store.groups, "frames") if group.modality.record == record]
         if not frames:
             raise MissingError(
                 f"{self._group.path} has no frames group; run {command('verify', '--store', self._store.url)}"
             )
         self._frames = frames[0]
-        ids = dict(zip(*(self._store.videos[name].to_pylist() for name in ("slot", "video_id")), strict=True))
+        ids = self._store.plan.lookup("slot", "video_id")
         self._slots = {ids[slot]: slot for slot in self._store.usable([self._group, self._frames])}
 
     def __contains__(self, key: str) -> bool:

@@ -118,6 +118,17 @@ def test_gates_at_zero_are_vcs(case, tau):
 
 @quick
 @given(cases)
+def test_tokens_move_frames_towards_persons_by_their_share(case):
+    share = 0.7 * case.presence[..., None]
+    close(
+        pvcs_tokens(case.frames, case.pose, case.presence, 0.7),
+        unit((1 - share) * unit(case.frames) + share * unit(case.pose)),
+    )
+    close(pvcs_tokens(case.frames, case.pose, torch.ones_like(case.presence), 1.0), unit(case.pose))
+
+
+@quick
+@given(cases)
 def test_high_temperature_is_the_mean_of_unit_frames(case):
     mean = unit(case.frames).mean(dim=1) @ unit(case.classes).T
     close(case.vcs(tau=1e6), mean, atol=1e-5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.head.metrics import clustered_interval, hits, mean_class_accuracy, ranking
+from pipeline.head.metrics import Resampling, clustered_interval, hits, mean_class_accuracy, ranking, roc_area
 
 
 def test_hits_and_ties():
@@ -18,6 +18,15 @@ def test_mean_class_accuracy_counts_every_class_once():
     labels = np.array([0, 0, 0, 0, 2])
     assert mean_class_accuracy(np.array([1, 1, 1, 1, 0]), labels) == pytest.approx(0.5)
     assert mean_class_accuracy(np.array([0.5, 1, 1, 0.5, 1]), labels) == pytest.approx(0.875)
+
+
+def test_the_area_under_the_curve_is_a_chance():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 6, size=40).astype(float), rng.random(40) < 0.4
+    pairs = [(p > n) + 0.5 * (p == n) for p in scores[positive] for n in scores[~positive]]
+    assert roc_area(scores, positive) == pytest.approx(np.mean(pairs))
+    assert np.isnan(roc_area(scores, np.ones(40, bool)))
+    assert np.isnan(roc_area(scores, np.zeros(40, bool)))
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -38,3 +47,12 @@ def test_videos_of_one_source_count_as_one():
     assert clustered[1] - clustered[0] > 2.5 * (independent[1] - independent[0])
     assert clustered_interval(correct, [f"s{i // 10}" for i in range(200)]) == clustered
     assert clustered_interval(np.ones(5), ["a", "a", "b", "b", "b"]) == (1.0, 1.0)
+
+
+def test_a_draw_of_several_splits_is_the_mean_over_them():
+    """A draw that leaves a split without videos (nothing but c, or nothing but b) is left out."""
+    resampling = Resampling([["a", "b"], ["a", "c"]], draws=1000)
+    assert resampling.num_sources == 3
+    means = resampling.means([np.ones((2, 2)), np.zeros((2, 2))])
+    assert means.tolist() == [0.5] * len(means)
+    assert len(means) == pytest.approx(1000 * 25 / 27, abs=40)

@@ -199,7 +199,11 @@ def test_a_better_setting_replaces_a_worse_one(make_world):
     tuning = tune(HeadConfig(head="mean"), train, world.text, slow)
     by_setting = [(trial.top1, trial.training) for trial in tuning.trials]
     assert tuning.chosen == max(by_setting, key=lambda pair: pair[0])[1]
-    assert tuning.chosen.learning_rate > slow.learning_rate or by_setting[0][0] == max(t for t, _ in by_setting)
+    tried = [trial.training for trial in tuning.trials]
+    assert [setting.learning_rate for setting in tried[:3]] == pytest.approx([1e-6, 1e-6 / 3, 3e-6])
+    assert [setting.epochs for setting in tried[3:5]] == [1, 4]
+    # All stored frames are read, so there are no random ones to try.
+    assert [(setting.interpolation, setting.random_frames) for setting in tried[5:]] == [(0.5, False)]
 
 
 def test_stored_views_are_averaged_and_can_be_chosen(make_store, tmp_path):

@@ -138,7 +138,7 @@ def test_one_that_does_not_fit_gets_its_features_batch_by_batch(make_world, monk
         return fit_all(*given)
 
     monkeypatch.setattr(train_module, "fit_together", full)
-    fit_runs([run], inputs, TrainConfig(epochs=1, batch_size=16), told=lines.append)
+    fit_runs([run], inputs, TrainConfig(epochs=1, batch_size=16), note=lines.append)
     assert len(lines) == 1
     assert "do not fit into the memory of cpu: they stay outside and are sent batch by batch" in lines[0]
     monkeypatch.setattr(train_module, "fit_together", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_up_heads import accuracy, only, trained
 
 from pipeline.config import default_config
 from pipeline.datasets.synthetic import SyntheticConfig, render_dataset
@@ -16,22 +17,6 @@ from pipeline.head.functional import unit
 from pipeline.head.skeleton import skeletons
 from pipeline.head.train import TrainConfig, fit, new_head, predict
 from store.reader import FeatureStore
-
-SHORT = TrainConfig(epochs=5, batch_size=64)
-
-
-def accuracy(head, inputs):
-    return float((predict(head, inputs).argmax(dim=1) == inputs.labels).float().mean())
-
-
-def trained(name, train, text, config=SHORT, seed=0):
-    head = new_head(HeadConfig(head=name, bottleneck=32), train, text, seed=seed)
-    fit(head, train, config, seed=seed)
-    return head
-
-
-def only(inputs, name):
-    return inputs.only(HeadConfig(head=name).inputs)
 
 
 def zero_shot(name, inputs, text):
@@ -88,21 +73,19 @@ def test_pose_that_alone_carries_the_class(make_world):
     world = make_world(classes=6, dim=32)
     train, test = world.postures(360), world.postures(180)
     # Late fusion takes time to turn down a text stream that starts out sure of itself.
-    epochs = {"pose": 15, "poseconv": 8, "vcs+pose": 40, "vcs": 15, "mean": 15}
-    found = {
-        name: accuracy(
-            trained(name, only(train, name), world.text, TrainConfig(epochs=many, batch_size=64)), only(test, name)
-        )
+    epochs = {"pose": 15, "poseconv": 5, "vcs+pose": 40, "vcs": 15, "mean": 15}
+    heads = {
+        name: trained(name, only(train, name), world.text, TrainConfig(epochs=many, batch_size=64))
         for name, many in epochs.items()
     }
+    found = {name: accuracy(head, only(test, name)) for name, head in heads.items()}
     assert found["pose"] > 0.85
     assert found["poseconv"] > 0.85
     assert found["vcs+pose"] > 0.7
     assert found["vcs"] < 0.35
     assert found["mean"] < 0.35
     # It is the skeletons that say so: those of other videos do not.
-    head = trained("pose", only(train, "pose"), world.text, TrainConfig(epochs=15, batch_size=64))
-    assert accuracy(head, test.only(INPUTS["pose"], skeleton=test.tensors["skeleton"].roll(1, 0))) < 0.35
+    assert accuracy(heads["pose"], test.only(INPUTS["pose"], skeleton=test.tensors["skeleton"].roll(1, 0))) < 0.35
 
 
 def test_motion_alone_tells_a_movement_from_its_reverse(make_world):

@@ -48,7 +48,8 @@ def hmdb(tmp_path, video):
     rars.rar4(folder / "test_train_splits.rar", lists)
     rars.rar4(folder / "hmdb51_org.rar", nested)
     archives = tuple(dataclasses.replace(archive, digest=None) for archive in RECIPES["hmdb51"].archives)
-    return dataclasses.replace(RECIPES["hmdb51"], archives=archives, videos=6, classes=3, splits=((3, 3),) * 3)
+    official = dataclasses.replace(RECIPES["hmdb51"].official, num_videos=6, num_classes=3, splits=((3, 3),) * 3)
+    return dataclasses.replace(RECIPES["hmdb51"], archives=archives, official=official)
 
 
 def test_hmdb51_from_archives_that_are_there(hmdb, tmp_path):
@@ -87,7 +88,8 @@ def test_ucf101_by_http(tmp_path, video):
             f"/{archives[0].name}": (tmp_path / "lists.zip").read_bytes(),
             f"/{archives[1].name}": (tmp_path / "videos.rar").read_bytes(),
         }
-        small = dataclasses.replace(recipe, archives=archives, videos=2, classes=2, splits=((1, 1),) * 3)
+        official = dataclasses.replace(recipe.official, num_videos=2, num_classes=2, splits=((1, 1),) * 3)
+        small = dataclasses.replace(recipe, archives=archives, official=official)
         made = prepare(small, tmp_path / "root")
     assert made.wrong == ()
     assert len(made.unreadable) == 1
@@ -199,7 +201,7 @@ def test_recipes_agree_with_the_official_lists(shared, name):
     }[name]
     classes, listed = module.read_lists(shared / "data" / lists)
     recipe = RECIPES[name]
-    assert (len(listed), len(classes)) == (recipe.videos, recipe.classes)
-    for split, sizes in enumerate(recipe.splits):
+    assert (len(listed), len(classes)) == (recipe.official.num_videos, recipe.official.num_classes)
+    for split, sizes in enumerate(recipe.official.splits):
         counts = Counter(item.splits[split] for item in listed)
         assert (counts["train"], counts["test"]) == sizes

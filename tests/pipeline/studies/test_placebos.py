@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.head import HeadConfig
-from pipeline.head.evaluate import make_job
+from pipeline.head.job import make_job
 from pipeline.studies import placebos as module
 from pipeline.studies.placebos import BOX, CENTRE, MEAN, OTHER, SAME, TIME, UNIFORM, Placebos, other_videos, same_class
 

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from pipeline.head import HeadConfig, TrainConfig
-from pipeline.head.metrics import roc_area
 from pipeline.studies import STUDIES, StudyConfig, run_study
 from pipeline.studies.base import without_pose
 from pipeline.studies.frames import _motion
@@ -34,7 +33,7 @@ def test_every_study_writes_its_answer(make_store, tmp_path, name):
         other = make_store("other", class_names=("pour", "run", "swim", "talk"), order=(2, 0, 3, 1), dataset="others")
         options["to"] = str(other.root)
     lines = []
-    report = run_study(name, config_of(made, seeds=2, **options), out=tmp_path / "out", told=lines.append)
+    report = run_study(name, config_of(made, seeds=2, **options), out=tmp_path / "out", note=lines.append)
     assert report.verdict in (HELPS, EQUIVALENT, INCONCLUSIVE)
     assert lines
     record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
@@ -202,8 +201,9 @@ def test_measures_of_persons():
     assert found.variation.tolist() == pytest.approx([0, 0, 0, 0], abs=1e-3)
     keypoints[0, ::2, 1, 9, 1] += 0.1  # waves
     waving = measure_keypoints(keypoints, torch.ones(4))
-    assert waving.motion[0] > 0.01
-    assert waving.variation[0] > 0.01
+    assert waving.motion[0] == pytest.approx(0.1 / 17 / size, rel=0.1)
+    # The hand is half of its way from its mean place, and takes the middle of the joints along a little.
+    assert waving.variation[0] == pytest.approx(0.05 * 16**0.5 / 17 / size, rel=0.1)
 
 
 def test_classes_without_videos_are_no_number():
@@ -211,14 +211,6 @@ def test_classes_without_videos_are_no_number():
     np.testing.assert_array_equal(class_means(values, labels, 4), [2, np.nan, 5, np.nan])
     np.testing.assert_array_equal(class_medians(values, labels, 4), [2, np.nan, 5, np.nan])
     assert terciles(np.array([5, np.nan, 1, 3, 2, 9, 7.0])).tolist() == [1, -1, 0, 1, 0, 2, 2]
-
-
-def test_the_area_under_the_curve_is_a_chance():
-    rng = np.random.default_rng(0)
-    scores, positive = rng.integers(0, 6, size=40).astype(float), rng.random(40) < 0.4
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[positive] for n in scores[~positive]]
-    assert roc_area(scores, positive) == pytest.approx(np.mean(pairs))
-    assert np.isnan(roc_area(scores, np.ones(40, bool)))
 
 
 def test_tokens_show_persons_where_they_look_like_nothing_else(make_store, tmp_path):

@@ -97,7 +97,8 @@ def test_heads_that_never_differ_are_equivalent_only_on_many_sources():
     ("low", "high", "verdict"),
     [
         (0.001, 0.004, HELPS),
-        (-0.004, 0.005, EQUIVALENT),
+        (-0.005, 0.005, EQUIVALENT),
+        (0.0, 0.02, INCONCLUSIVE),
         (-0.006, 0.004, INCONCLUSIVE),
         (-0.004, 0.006, INCONCLUSIVE),
         (-0.02, -0.01, INCONCLUSIVE),
