@@ -124,7 +124,7 @@ def read_config(path: str, context: typer.Context) -> dict[str, Any]:
     """
     name = _name(context)
     try:
-        content = tomllib.loads(Path(path).read_bytes().decode(errors="surrogateescape"))
+        content = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape"))
     except OSError as error:
         raise MissingError(f"config {path} cannot be read: {error.strerror}; name a TOML file") from None
     except tomllib.TOMLDecodeError as error:

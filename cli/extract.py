@@ -301,8 +301,6 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _show(summary: Any) -> None:
-    from store.quarantine import next_steps
-
     done = f"{summary.done} of {summary.executed} in this run; {summary.planned} in the plan"
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.quarantined.items()))
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in sorted(summary.stage_seconds.items()))
@@ -327,7 +325,7 @@ def _show(summary: Any) -> None:
         say(f"trace, to open in ui.perfetto.dev: {summary.profile['trace']}")
     if summary.quarantine:
         say(f"all that are quarantined: {summary.quarantine}")
-        for line in next_steps(summary.store, summary.quarantined):
+        for line in summary.next_steps:
             say(line)
     if summary.done or not summary.executed:
         say(f"next: {summary.next_command}")

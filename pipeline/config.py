@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,8 @@ def parse_part(text: str) -> Part:
 
 
 def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
-    """The configuration for a store: what is given, else what the store's first run used, else the defaults.
+    """The configuration for a store: what is given, else what the store's first run used, else the defaults. Weights of
+    the first run's pose estimator are not those of another.
 
     Raises ``UsageError`` where neither a dataset nor a store that exists is named, and where the store names code to
     run: a store is data, and may be a stranger's.
@@ -257,7 +259,7 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
         base = replace(base, heatmap="none")
     if "clip" in given and "clip_pretrained" not in given and "stick" in (given["clip"], base.clip):
         given = {**given, "clip_pretrained": ""}  # the embedded weights are those of one model, which has no others
-    config = replace(base, store=url, **given)
+    config = replace(base, **{**_of_another_model(base, given), "store": url, **given})
     for option, value in config.code().items():
         if option not in given:
             flag = f"--{option.replace('_', '-')}"
@@ -265,6 +267,16 @@ def resolve(store: str | None, given: dict[str, Any]) -> ExtractConfig:
                 f"store {url} names code of its own, {flag} {value}; where you trust it, give that option yourself"
             )
     return config
+
+
+def _of_another_model(base: ExtractConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """No value for those settings of a first run that say nothing of the estimator that is asked for now: files of
+    weights belong to one model."""
+    if given.get("pose", base.pose) != base.pose:
+        return {"det_weights": None, "pose_weights": None, "pose_config": None}
+    if given.get("pose_config", base.pose_config) != base.pose_config:
+        return {"det_weights": None, "pose_weights": None}
+    return {}
 
 
 def default_config(dataset: str) -> ExtractConfig:

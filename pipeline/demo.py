@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.config import default_config
 from pipeline.datasets.synthetic import SyntheticConfig, render_dataset
 from pipeline.extraction import extract
+from pipeline.files import check_directory
 from pipeline.focus import (
     Focus,
     Gain,
@@ -114,8 +115,9 @@ def run_demo(
     """Render the synthetic set under ``folder`` (``rendered`` says what of it), extract it, test ``HEADS`` on people
     whom they have not seen, compare frame weights with the frames that hold the action, and ask whether pose helps.
 
-    Raises ``UsageError`` where ``folder`` holds other videos than those.
+    Raises ``UsageError`` where ``folder`` holds other videos than those, or is a file.
     """
+    check_directory("out", folder)
     seconds: dict[str, float] = {}
     began = time.monotonic()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pipeline.config import ExtractConfig
 from pipeline.datasets import Dataset, load_dataset
 from pipeline.engines.lanes import WorkerLostError, bound_losses, run_lanes
 from pipeline.engines.sizing import Sizing, cpus, machine_memory
-from pipeline.graph import Branch, Graph, make_graph
+from pipeline.graph import Branch, Graph, clip_config, make_graph
 from pipeline.groups import add_groups, other_versions
 from pipeline.plan import (
     Changes,
@@ -32,7 +31,7 @@ from pipeline.plan import (
 )
 from pipeline.progress import Progress
 from pipeline.settings import as_toml
-from pipeline.summary import Summary
+from pipeline.summary import Summary, training_command
 from pipeline.trace import Trace
 from stages.write import WriteConfig
 from store.commits import committed_shards
@@ -42,7 +41,7 @@ from store.groups import read_groups, write_metadata
 from store.kept import keep_config
 from store.layout import STORE
 from store.lease import Lease, hold, planning
-from store.objects import Objects, is_remote, open_objects
+from store.objects import Objects, open_objects
 from store.packs import PACK_FROM, pack_commits
 from store.plan import Plan, read_plan, settle_plan, write_plan
 from store.printable import command
@@ -78,6 +77,10 @@ def extract(
     seed = dataset_seed(objects, config.seed)
     dataset = load_dataset(config.dataset, config.root, splits_dir=config.splits, seed=seed)
     graph = make_graph(config, dataset.root)
+    if config.wants_clip:
+        from stages.clip.encoder import check_text  # needs torch
+
+        check_text(clip_config(config), dataset.class_names, config.templates)
     if config.strict and dataset.missing:
         raise StoreError(
             f"{len(dataset.missing)} listed videos are missing under {dataset.root}, the first {dataset.missing[0]!r}; "
@@ -101,14 +104,21 @@ def extract(
         warnings += Sizing.of(config, graph).warnings
         for warning in warnings:
             progress.warn(warning)
-        summary = _summary(objects, plan, graph)
+        summary = Summary(
+            store=objects.url,
+            dataset=plan.dataset,
+            planned=plan.videos.num_rows,
+            missing=plan.num_missing,
+            unlisted=plan.num_unlisted,
+            groups=list(graph.modalities()),
+        )
         summary.warnings = warnings
         work = find_work(objects, plan, graph, dataset.root, config, gone)
         if only_shards is not None:
             work = work.only(only_shards)
         _run(objects, config, graph, work, lease, summary, progress, trace)
-        report = refresh(lease.guard(objects))
-        summary.quarantine = None if report is None else objects.describe(report)
+        summary.note_quarantine(objects, *refresh(lease.guard(objects)))
+        summary.next_command = training_command(objects, graph.modalities(), config.templates)
     summary.seconds = time.monotonic() - began
     summary.profile = None if trace is None else trace.to_dict()
     return summary
@@ -301,21 +311,3 @@ def _engine(config: ExtractConfig, graph: Graph, write: WriteConfig) -> Iterator
         yield engine
     finally:
         engine.close()
-
-
-def _summary(objects: Objects, plan: Plan, graph: Graph) -> Summary:
-    kinds = {group.modality.kind: group.modality.id for group in read_groups(objects).values()}
-    # The default head reads CLIP and poses.
-    head = [] if "pose" in kinds else ["--head", "vcs"]
-    if "clip" not in kinds and "video" in kinds:
-        head = ["--head", "mean", "--video", kinds["video"]]
-    named = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
-    return Summary(
-        store=objects.url,
-        dataset=plan.dataset,
-        planned=plan.videos.num_rows,
-        missing=plan.num_missing,
-        unlisted=plan.num_unlisted,
-        groups=list(graph.modalities()),
-        next_command=command("train-head", "--store", named, *head),
-    )

@@ -15,9 +15,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from store.errors import UnwrittenError
+from store.errors import UnwrittenError, UsageError
 
 STAGED = ".new"
+
+
+def check_directory(name: str, path: Path) -> None:
+    """Raise ``UsageError`` where a file lies at the place of the directory that ``name`` gives: before any work."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{name} is {path}, which is a file; name a directory")
 
 
 @contextlib.contextmanager

@@ -85,20 +85,24 @@ class Changes:
 def compare(plan: Plan, dataset: Dataset) -> Changes:
     """Compare by size and modification time. Raises ``StoreError`` where this is another dataset altogether."""
     if (plan.dataset, plan.class_names) != (dataset.name, dataset.class_names):
+        then, now = set(plan.class_names), set(dataset.class_names)
+        changed = [f"{name!r} is new" for name in sorted(now - then)[:1]]
+        changed += [f"{name!r} is gone" for name in sorted(then - now)[:1]]
+        told = f" ({', '.join(changed)})" if changed and plan.dataset == dataset.name else ""
         raise StoreError(
             f"the store holds {plan.dataset} with {len(plan.class_names)} classes, but {dataset.name} with "
-            f"{len(dataset.class_names)} classes was asked for; name another store with --store",
+            f"{len(dataset.class_names)} classes was asked for{told}; name another store with --store",
             kind="store-mismatch",
         )
     planned, present = _identities(plan.videos), _identities(dataset.videos.table)
     match = pc.fill_null(pc.index_in(planned, present), -1).to_numpy().astype(np.int64)
     both = match >= 0
-    then = plan.videos.filter(pa.array(both))
-    now = dataset.videos.table.take(pa.array(match[both]))
-    names = then["video_id"]
+    before = plan.videos.filter(pa.array(both))
+    after = dataset.videos.table.take(pa.array(match[both]))
+    names = before["video_id"]
 
     def differing(*columns: str) -> np.ndarray:
-        return np.logical_or.reduce([pc.not_equal(then[name], now[name]).to_numpy() for name in columns])
+        return np.logical_or.reduce([pc.not_equal(before[name], after[name]).to_numpy() for name in columns])
 
     resized, touched = differing("bytes"), differing("mtime_ns")
     return Changes(

@@ -113,10 +113,9 @@ def extract_posefeat(
         store = FeatureStore.open(objects.url)
         summary = _summary(objects, store.plan, list(modalities))
         summary.warnings = warnings
-        for source in sources:
-            _fill(source, store, lease, config, only_shards, summary, progress)
-        report = refresh(lease.guard(objects))
-        summary.quarantine = None if report is None else objects.describe(report)
+        filled = {s.modality.path: _fill(s, store, lease, config, only_shards, summary, progress) for s in sources}
+        summary.add(filled, store.plan)
+        summary.note_quarantine(objects, *refresh(lease.guard(objects)))
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -157,7 +156,7 @@ def _fill(
     only_shards: Collection[int] | None,
     summary: Summary,
     progress: Progress,
-) -> None:
+) -> list[CommitRow]:
     """Commit what a group lacks: videos that have no row, and those whose poses came since they were quarantined."""
     plan, modality = store.plan, source.modality
     objects, group = lease.guard(open_objects(store.url)), store.group("posefeat", modality.id)
@@ -175,6 +174,7 @@ def _fill(
     if absent := len(set(wanted) - set(known) - kept):
         summary.warnings.append(f"{modality.path}: nothing is known of {absent} videos, which stay left")
         progress.warn(summary.warnings[-1])
+    filled: list[CommitRow] = []
     progress.begin(f"extracting {modality.id}", len(left))
     for shard in sorted({slot // plan.shard_len for slot in left}):
         slots = [slot for slot in left if slot // plan.shard_len == shard]
@@ -189,10 +189,10 @@ def _fill(
                 arrays[name][good] = made[name]
         rows = [replace(known[slot], decode_seconds=0.0, stage_seconds=each) for slot in slots]
         inside = {slot for slot in kept if slot // plan.shard_len == shard}
-        done = write_shard(objects, modality, shard, plan.shard_len, arrays, rows, lease.stamp(), expected=inside)
-        summary.add({modality.path: done}, plan)
+        filled += write_shard(objects, modality, shard, plan.shard_len, arrays, rows, lease.stamp(), expected=inside)
         progress.advance(len(slots))
     progress.end()
+    return filled
 
 
 def _run_sources(run: RunResult, store: FeatureStore, config: ExtractConfig, progress: Progress) -> Iterator[Source]:

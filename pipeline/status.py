@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from store.commits import PARTIAL, QUARANTINED
+from store.commits import PARTIAL, QUARANTINED, committed_shards
 from store.errors import MissingError, UsageError
 from store.groups import Group, differences
 from store.lease import living
 from store.objects import Objects, open_objects
+from store.quarantine import next_steps
 from store.reader import FeatureStore
 
 
@@ -36,13 +37,20 @@ def store_status(url: str) -> dict[str, Any]:
     only, so it may be asked at any time and from any machine.
 
     ``groups`` counts videos: ``committed``, of them ``partial`` and ``quarantined``, and ``left``. ``done`` are those
-    that every group has committed. ``settings`` tell a group from others of its kind. ``running`` names the runs that
-    are alive, with the seconds since each last showed it.
+    that every group has committed. ``texts`` are the text sets of CLIP models, with whether they are committed.
+    ``settings`` tell a group from others of its kind, and a text set from others of its model. ``running`` names the
+    runs that are alive, with the seconds since each last showed it. ``next_steps`` are lines on what to do about what
+    is quarantined.
     """
     store = FeatureStore.open(url)
     objects = open_objects(url)
     groups, done = [], [np.empty(0, np.int64)]
     settings = _settings(store.groups.values())
+    texts = [
+        {"path": path, "committed": bool(committed_shards(objects, path)), "settings": settings.get(path, {})}
+        for path, group in store.groups.items()
+        if not group.modality.per_video
+    ]
     for path, group in store.groups.items():
         if not group.modality.per_video:
             continue
@@ -60,6 +68,7 @@ def store_status(url: str) -> dict[str, Any]:
                 "bytes": (commits.table.num_rows - bad) * sum(spec.nbytes for spec in group.modality.arrays.values()),
             }
         )
+    quarantined = store.quarantined()
     facts = ("host", "pid", "since", "part", "silent_seconds")
     return {
         "store": store.url,
@@ -70,17 +79,20 @@ def store_status(url: str) -> dict[str, Any]:
         "missing": store.plan.num_missing,
         "unlisted": store.plan.num_unlisted,
         "groups": groups,
+        "texts": texts,
         "running": [{name: holder[name] for name in facts} for holder in living(objects)],
-        "quarantined": store.quarantined().select(["video_id", "group", "kind", "message"]).to_pylist(),
+        "quarantined": quarantined.select(["video_id", "group", "kind", "message"]).to_pylist(),
+        "next_steps": next_steps(quarantined),
     }
 
 
 def _settings(groups: Iterable[Group]) -> dict[str, dict[str, str]]:
-    """What tells a group from the others of its kind, by path. Nobody chooses among groups of frames."""
-    kinds: dict[str, list[Group]] = {}
+    """What tells a group from the others of its kind (and CLIP model), by path. Nobody chooses among groups of
+    frames."""
+    kinds: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        if group.modality.per_video and group.modality.kind != "frames":
-            kinds.setdefault(group.modality.kind, []).append(group)
+        if group.modality.kind != "frames":
+            kinds.setdefault((group.modality.kind, group.modality.parent), []).append(group)
     found = ((alike, differences(alike)) for alike in kinds.values())
     return {group.path: words for alike, told in found for group, words in zip(alike, told, strict=True)}
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from store.commits import PARTIAL, QUARANTINED, CommitRow
+from store.groups import read_groups
+from store.objects import Objects, is_remote
 from store.plan import Plan
+from store.printable import command
+from store.quarantine import next_steps
+from store.schema import Modality
+
+# Frames that heads read of a video unless told otherwise.
+DEFAULT_FRAMES = 8
 
 
 @dataclass
@@ -24,6 +34,7 @@ class Summary:
                    how many ``times``, and ``why``, a line each
     stage_seconds  by stage, added up over workers
     quarantine     where the report on all quarantined videos of the store lies; None where there are none
+    next_steps     lines on what can be done about them
     profile        what ``Trace.to_dict`` gives; None without a trace
     next_command   what one does next, to copy into a shell
     """
@@ -43,6 +54,7 @@ class Summary:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     quarantine: str | None = None
+    next_steps: list[str] = field(default_factory=list)
     profile: dict[str, Any] | None = None
     next_command: str = ""
 
@@ -83,7 +95,40 @@ class Summary:
         """Something of a unit was done again, for one reason each time."""
         self.retried_units.append({"shard": shard, "times": len(why), "why": list(why)})
 
+    def note_quarantine(self, objects: Objects, report: str | None, rows: pa.Table) -> None:
+        """Of the whole store, as the run leaves it: key of the report, and its rows."""
+        self.quarantine = None if report is None else objects.describe(report)
+        self.next_steps = next_steps(rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         rate = round(self.videos_per_second, 3)
         return {**asdict(self), "done": self.done, "videos_per_second": rate}
+
+
+def training_command(objects: Objects, ours: Collection[str], templates: Sequence[str]) -> str:
+    """A ``train-head`` that reads what a store holds: of several groups of a kind one of ``ours`` (paths), of several
+    text sets that of ``templates``."""
+    groups = [group.modality for group in read_groups(objects).values()]
+
+    def choose(kind: str, fits: Callable[[Modality], bool], parent: str = "") -> tuple[Modality | None, list[str]]:
+        """The first group of a kind that fits, and the option that names it where there are several."""
+        there = sorted((m for m in groups if (m.kind, m.parent) == (kind, parent)), key=lambda m: not fits(m))
+        return next(iter(there), None), [f"--{kind}", there[0].id] if len(there) > 1 else []
+
+    clip, options = choose("clip", lambda m: m.path in ours)
+    pose, pose_options = choose("pose", lambda m: m.path in ours)
+    video, _ = choose("video", lambda m: m.path in ours)
+    if clip is not None:
+        # The default head reads poses and both kinds of tokens.
+        default = pose is not None and {"value", "penult"} <= clip.arrays.keys()
+        options += pose_options if default else ["--head", "vcs"]
+        options += choose("text", lambda m: list(m.record["templates"]) == list(templates), clip.path)[1]
+        frames = clip.arrays["cls"].shape[clip.arrays["cls"].dims.index("frame")]
+        options += ["--frames", str(frames)] if frames < DEFAULT_FRAMES else []
+    elif video is not None:
+        options = ["--head", "mean", "--video", video.id]
+    else:
+        options = ["--head", "pose", *pose_options]
+    url = objects.url if is_remote(objects.url) else os.path.relpath(objects.url)
+    return command("train-head", "--store", url, *options)

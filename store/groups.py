@@ -147,8 +147,11 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
 
 def differences(groups: Sequence[Group]) -> list[dict[str, str]]:
     """For each of several groups the settings of its record that are not the same in all, in words by dotted name: the
-    outermost ones, a few of them, and ``none`` where it has no such setting."""
-    differing = sorted(_differing([group.modality.record for group in groups]), key=lambda d: (d[0].count("."), d[0]))
+    outermost ones, a few of them, and ``none`` where it has no such setting. Lists of lists, which are all prompts, are
+    left out, as they follow from others."""
+    found = _differing([group.modality.record for group in groups])
+    told = ((name, values) for name, values in found if not any(_is_nested(value) for value in values))
+    differing = sorted(told, key=lambda d: (d[0].count("."), d[0]))
     return [{name: _word(values[i]) for name, values in differing[:_TOLD]} for i in range(len(groups))]
 
 
@@ -158,6 +161,10 @@ def _differing(values: Sequence[Any], name: str = "") -> Iterator[tuple[str, Seq
             yield from _differing([value.get(key) for value in values], f"{name}.{key}".lstrip("."))
     elif any(value != values[0] for value in values):
         yield name, values
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(inner, list) for inner in value)
 
 
 def _word(value: Any) -> str:

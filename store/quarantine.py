@@ -6,15 +6,18 @@ that a flipped byte shows, and two parts of a run that write it at once cannot m
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from store.columns import numbers, take
 from store.commits import QUARANTINED
+from store.groups import read_groups
 from store.layout import QUARANTINE
-from store.objects import Objects
+from store.objects import Objects, open_objects
 from store.packs import Commits
 from store.plan import Plan, parquet_bytes
 from store.printable import command
@@ -31,17 +34,43 @@ SCHEMA = pa.schema(
 UNMATCHED = "pose-unmatched"
 
 
-def retry_command(url: str) -> str:
-    """What computes the quarantined videos of a store again, and nothing else."""
-    return command("extract", "--store", url, "--retry-quarantined")
+# Settings of a recipe that decide which group a run fills, and what runs compute without a word about it.
+_SETTINGS = (
+    *("frames", "pose_frames", "views", "tokens", "clip", "clip_pretrained", "pose", "det_weights", "pose_weights"),
+    *("pose_config", "heatmap", "video", "video_pretrained", "video_clips", "posefeat", "posefeat_split"),
+    *("posefeat_annotations", "templates", "decoder", "precision", "device", "seed"),
+)
+_ALL = {"clip", "pose", "video", "text"}
 
 
-def next_steps(url: str, kinds: Collection[str]) -> list[str]:
-    """Lines on what can be done about a store's quarantined videos, which are of these error kinds."""
-    lines = []
-    if set(kinds) != {UNMATCHED}:
-        lines.append(f"to try these again: {retry_command(url)}")
-    if UNMATCHED in kinds:
+def retry_command(url: str, recipe: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """What computes the quarantined videos of a group again, and nothing else: ``recipe`` is the group's, and ``first``
+    that of the store's first run, whose settings hold where none are given, but for files of another estimator."""
+    words = []
+    if recipe.get("pose") != first.get("pose"):
+        first = {**first, "det_weights": None, "pose_weights": None, "pose_config": None}
+    elif recipe.get("pose_config") != first.get("pose_config"):
+        first = {**first, "det_weights": None, "pose_weights": None}
+    if set(recipe.get("modalities", _ALL)) != _ALL:
+        words += ["--modality", ",".join(recipe["modalities"])]
+    for name in _SETTINGS:
+        value = recipe.get(name)
+        if value is not None and value != first.get(name):
+            option = f"--{name.replace('_', '-')}"
+            if name == "posefeat":
+                words += [word for path in value for word in (option, path)]
+            else:
+                joined = ("|" if name == "templates" else ",").join(value) if isinstance(value, list) else str(value)
+                words += [option, joined]
+    return command("extract", "--store", url, *words, "--retry-quarantined")
+
+
+def next_steps(table: pa.Table) -> list[str]:
+    """Lines on what can be done about quarantined videos (``SCHEMA``): each command that tries some of them again."""
+    unmatched = pc.equal(table["kind"], UNMATCHED)
+    again = pc.unique(table["retry"].filter(pc.invert(unmatched))).to_pylist()
+    lines = [f"to try these again: {retry}" for retry in again]
+    if pc.any(unmatched).as_py():
         lines.append(
             f"those that are {UNMATCHED} stay so until the file of poses is mended; then extract with it again, which "
             "fills a group of its own"
@@ -52,8 +81,10 @@ def next_steps(url: str, kinds: Collection[str]) -> list[str]:
 def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:
     """One row (``SCHEMA``) for every video that a group (by path) has quarantined, by group and slot."""
     tables = []
-    for group, found in sorted(commits.items()):
-        rows = take(found.table, np.flatnonzero(found.mask("status", QUARANTINED)))
+    bad = {group: np.flatnonzero(found.mask("status", QUARANTINED)) for group, found in commits.items()}
+    groups = read_groups(open_objects(url)) if any(map(len, bad.values())) else {}
+    for group in sorted(path for path, at in bad.items() if len(at)):
+        rows = take(commits[group].table, bad[group])
         videos = plan.at(numbers(rows["slot"]), "video_id", "path")
         columns = {
             "video_id": videos["video_id"],
@@ -63,7 +94,7 @@ def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:
             "message": rows["error_message"],
             "source_sha256": rows["source_sha256"],
             "slot": rows["slot"].cast(pa.int32()),
-            "retry": pa.repeat(retry_command(url), rows.num_rows),
+            "retry": pa.repeat(retry_command(url, groups[group].recipe, plan.source), rows.num_rows),
         }
         tables.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables([SCHEMA.empty_table(), *tables])

@@ -51,8 +51,10 @@ def copy_store(
     ``merge_stores`` raises.
     """
     _refuse_one_place([source, destination])
-    read_plan(source)
+    plan = read_plan(source)
     check_place(destination)
+    if get_sealed(destination, STORE) is not None:  # stores of other plans cannot be brought together either
+        _require_same_plan(source, plan, destination, read_plan(destination))
     groups = read_groups(source)
     for path in read_groups(destination):
         extra = set(committed_shards(destination, path)) - set(committed_shards(source, path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.benchmarks.base import BenchmarkConfig, Comparison
-from pipeline.files import put_file
+from pipeline.files import check_directory, put_file
 from pipeline.progress import Progress
 from store.errors import UnwrittenError, one_of
 
@@ -91,6 +91,7 @@ def run_benchmarks(
     for name in names:
         one_of("benchmark", name, PARTS)
     config, progress = config or BenchmarkConfig(), progress or Progress()
+    check_directory("out", out)
     out.mkdir(parents=True, exist_ok=True)
     from pipeline.benchmarks.clips import find_clips
     from pipeline.benchmarks.machine import describe_machine, load_per_core

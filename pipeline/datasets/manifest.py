@@ -205,14 +205,16 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _split_columns(manifest: Path, columns: Sequence[str]) -> list[str]:
+    absent = [name for name in ("path", "label") if name not in columns]
+    if absent:
+        naming = "; its first line names them, with commas between" if manifest.suffix.lower() == ".csv" else ""
+        there = ", ".join(columns) or "none"
+        raise UsageError(f"{manifest} has no column {' and '.join(absent)}; the columns are: {there}{naming}")
     numbered = sorted((c for c in columns if re.fullmatch(r"split[1-9]\d*", c)), key=lambda c: int(c[5:]))
     if numbered and numbered != [f"split{number}" for number in range(1, len(numbered) + 1)]:
         raise UsageError(f"{manifest} has the columns {', '.join(numbered)}; number splits from split1 without gaps")
     if ("split" in columns) == bool(numbered):
         raise UsageError(f"{manifest} has the columns {', '.join(columns)}; one split needs split, several split1, ...")
-    absent = [name for name in ("path", "label") if name not in columns]
-    if absent:
-        raise UsageError(f"{manifest} has no column {' and '.join(absent)}; it has {', '.join(columns)}")
     return numbered or ["split"]
 
 

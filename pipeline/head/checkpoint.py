@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pipeline.files import is_empty, put_file, put_together, settle, writing
+from pipeline.files import check_directory, is_empty, put_file, put_together, settle, writing
 from pipeline.head.metrics import ranking
 from pipeline.head.models import Head, build_head
 from pipeline.head.results import Prediction, RunResult
@@ -46,8 +46,7 @@ def run_directory(directory: Path) -> Iterator[None]:
 
     Raises ``UsageError`` where the directory holds something other than a run.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"out is {directory}, which is a file; name a directory")
+    check_directory("out", directory)
     settle(directory, RECORD)
     made = not directory.exists()
     if not (made or is_empty(directory) or (directory / RECORD).is_file()):
@@ -91,6 +90,7 @@ def write_run(
 def read_run(directory: str | os.PathLike[str]) -> RunResult:
     """The record of a run. Raises ``MissingError`` where there is none, ``UsageError`` where it is a late fusion."""
     path = Path(directory) / RECORD
+    check_directory("run", path.parent)
     settle(path.parent, RECORD)
     try:
         data = json.loads(path.read_text())

@@ -65,7 +65,7 @@ class TrainConfig:
         if self.epochs < 0:
             raise UsageError(f"epochs is {self.epochs}; allowed: 0 (zero-shot) or more")
         for name, low in (("batch_size", 1), ("learning_rate", 0), ("weight_decay", 0)):
-            if getattr(self, name) < low:
+            if not low <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed: {low} or more")
         for name in ("smoothing", "frame_dropout", "token_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:

@@ -101,7 +101,9 @@ def _motion(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Gain]]:
     """Motion and gain of the classes that have both, and the gain in each third of the classes by motion."""
     many, one = found[head, stored], found[head, 1]
-    motion = np.nanmean(np.stack(motions), axis=0)
+    stacked = np.stack(motions)
+    known_in = np.isfinite(stacked).sum(axis=0)  # splits; none of them has videos of a class that was not extracted
+    motion = np.where(known_in, np.nansum(stacked, axis=0) / np.maximum(known_in, 1), np.nan)
     differences = np.concatenate([a.mean(axis=0) - b.mean(axis=0) for a, b in zip(many, one, strict=True)])
     by_class = class_means(differences, np.concatenate(labels), len(motion))
     known = np.isfinite(motion) & np.isfinite(by_class)

@@ -16,7 +16,7 @@ from pipeline.studies.base import CAVEAT, Note, StudyConfig, as_dict, outcomes, 
 from pipeline.studies.report import Cell, Report, draw_gains, gain_cells, percent
 from pipeline.studies.seen import compare, look
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain, gain, top1
-from store.errors import MissingError
+from store.errors import MissingError, UsageError
 from store.groups import of_kind
 from store.printable import command
 from store.reader import FeatureStore
@@ -24,15 +24,16 @@ from store.reader import FeatureStore
 
 def study_backbone(config: StudyConfig, note: Note) -> Report:
     """With every CLIP model and, where the head can do without words and patch tokens, every video model."""
-    able = config.head.base in VIDEO_HEADS
+    able, store = config.head.base in VIDEO_HEADS, open_store(config.store)
+    left_out = ", ".join([] if able else _ids(store, ("video",)))
+    why = f"head {config.head.head} reads words or patch tokens, which video models do not give"
+    other = f"--head {VIDEO_HEADS[0]}{LATE_POSE}"
+    if left_out and len(_ids(store, ("clip",))) < 2:
+        raise UsageError(f"{why}, so {left_out} of {store.url} has no rival there; give {other}")
     report = _study("backbone", ENCODERS if able else ("clip",), "encoder", config, note)
-    left_out = [] if able else _ids(open_store(config.store), ("video",))
     if not left_out:
         return report
-    sentence = (
-        f"Left out: {', '.join(left_out)}; head {config.head.head} reads words or patch tokens, which video models do "
-        f"not give. Compare them with --head {VIDEO_HEADS[0]}{LATE_POSE}."
-    )
+    sentence = f"Left out: {left_out}; {why}. Compare them with {other}."
     return dataclasses.replace(report, sentences=(*report.sentences, sentence))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import free_path, put_file
+from pipeline.files import check_directory, free_path, put_file
 from pipeline.studies.verdict import MARGIN, Gain
 from store.errors import UnwrittenError, UsageError
 
@@ -104,8 +104,7 @@ def free_folder(store: str, study: str) -> Path:
 
 def check_folder(folder: Path, study: str) -> Path:
     """Raise ``UsageError`` where a report cannot go into ``folder``: before hours of work, not after."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"out is {folder}, which is a file; name a directory")
+    check_directory("out", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / f"{study}.json").is_file():
         raise UsageError(f"out is {folder}, which is not empty and holds no study {study}; name another directory")
     return folder

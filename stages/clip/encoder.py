@@ -20,7 +20,7 @@ from stages.clip.config import TOKENS, ClipConfig
 from stages.clip.models import build_model, find_weights, resolve_model
 from stages.clip.preprocess import Preprocess
 from stages.clip.templates import DEFAULT_TEMPLATES
-from stages.clip.text import encode_prompts, encode_text
+from stages.clip.text import all_tokens, encode_prompts, encode_text
 from stages.clip.towers import EPS, ClsOnly, VitTokens, class_token_alone, grid_side, why_no_tokens
 from stages.device import resolve_device
 from stages.precision import DTYPES, resolve_precision, torch_environment
@@ -30,6 +30,11 @@ from stages.weights import file_digest
 from store.errors import UsageError
 from store.features import TextSet
 from store.schema import ArraySpec, Modality
+
+
+def check_text(config: ClipConfig, class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise ``UsageError`` where ``ClipEncoder.encode_text`` would, without building the model."""
+    all_tokens(resolve_model(config.model, config.pretrained).config["text_cfg"], class_names, templates)
 
 
 class ClipEncoder:

@@ -8,6 +8,7 @@ follows the tag, and what was resolved is what goes into the store's record.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import os
@@ -216,6 +217,11 @@ def _check_activation(name: str, config: dict[str, Any], file: Path) -> None:
             f"CLIP weights {str(file)!r} look like OpenAI's, which need QuickGELU, but --clip {name} has GELU;"
             f" use --clip {twin}"
         )
+    _say_gelu(file, name, twin)
+
+
+@functools.cache  # a model is looked up several times in a run
+def _say_gelu(file: Path, name: str, twin: str) -> None:
     logger.warning(
         "%s is taken as trained with GELU, as --clip %s says; weights by OpenAI, MetaCLIP or DFN need --clip %s",
         *(file, name, twin),

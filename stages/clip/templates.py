@@ -44,12 +44,13 @@ def read_templates(given: str) -> tuple[str, ...]:
         templates = tuple(part.strip() for part in given.split("|"))
     else:
         try:
-            templates = tuple(line.strip() for line in Path(given).read_text().splitlines() if line.strip())
+            lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"templates is {given!r}; allowed: {', '.join(TEMPLATE_SETS)}, templates such as 'a video of {{}}.', "
                 f"or a text file with one on each line ({error}){nearest(given, TEMPLATE_SETS)}"
             ) from None
+        templates = tuple(line.strip() for line in lines if line.strip())
         if not templates:
             raise UsageError(f"templates is {given!r}, a file without a line; give one template a line")
     for template in templates:

@@ -96,6 +96,32 @@ def _tokenizer(text_config: Mapping[str, Any]) -> SimpleTokenizer:
     return SimpleTokenizer(context_length=text_config.get("context_length", 77))
 
 
+def all_tokens(
+    text_config: Mapping[str, Any], class_names: Sequence[str], templates: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """``prompt_tokens`` of every class name in every template, template by template: both [templates * classes, L].
+
+    Raises ``UsageError`` as ``encode_text`` does.
+    """
+    tokenizer = _tokenizer(text_config)
+    if not class_names or not templates:
+        raise UsageError(f"there are {len(class_names)} class names and {len(templates)} templates; give at least one")
+    nameless = next((name for name in class_names if not readable(name)), None)
+    if nameless is not None:
+        raise UsageError(f"class name is {nameless!r}, which has no word in it; name the class")
+    pairs = [
+        prompt_tokens(tokenizer, template, readable(name), pools_end=_pools_end(text_config))
+        for template in templates
+        for name in class_names
+    ]
+    ids, kinds = (torch.stack(column) for column in zip(*pairs, strict=True))
+    return ids, kinds
+
+
+def _pools_end(text_config: Mapping[str, Any]) -> bool:
+    return not text_config.get("embed_cls", False)
+
+
 @torch.no_grad()
 def encode_text(
     model: Any,
@@ -112,16 +138,8 @@ def encode_text(
     ``UsageError`` for a tower whose tokens can't be told apart, for prompts that ``prompt_tokens`` refuses, and where
     there is no class or no template.
     """
-    tokenizer = _tokenizer(text_config)
-    if not class_names or not templates:
-        raise UsageError(f"there are {len(class_names)} class names and {len(templates)} templates; give at least one")
-    pools_end = not text_config.get("embed_cls", False)
-    pairs = [
-        prompt_tokens(tokenizer, template, readable(name), pools_end=pools_end)
-        for template in templates
-        for name in class_names
-    ]
-    ids, kinds = (torch.stack(column) for column in zip(*pairs, strict=True))
+    ids, kinds = all_tokens(text_config, class_names, templates)
+    pools_end = _pools_end(text_config)
     model = model.to(device)
     passes = run(partial(_project, model), ids.to(device).split(BATCH))
     classes, words = (torch.cat(column).float().cpu() for column in zip(*passes, strict=True))

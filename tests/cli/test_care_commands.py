@@ -86,6 +86,7 @@ def test_copy_and_merge(run: Vilp, tmp_path: Path) -> None:
         (["copy", "nowhere", "x"], 1, "no feature store at"),
         (["merge", "s", "s"], 2, "is named twice"),
         (["merge", "s", "other"], 1, "have different plans: the number of videos is 10 and 9"),
+        (["copy", "s", "more"], 1, "have different plans: the number of videos is 10 and 9"),
         (["gc", "--store", "nowhere"], 1, "no feature store"),
         (["delete", "pose/nothing", "--store", "s"], 1, "this store has"),
         (["copy", "s", "gs://bucket/x"], 2, "allowed: a directory, or s3://bucket/prefix"),
@@ -94,6 +95,7 @@ def test_copy_and_merge(run: Vilp, tmp_path: Path) -> None:
 def test_an_error_is_one_line(run: Vilp, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     stores.build(tmp_path / "s", shards=(0,))
     stores.build(tmp_path / "other", shards=(0,), the_plan=stores.plan(9))
+    stores.build(tmp_path / "more", the_plan=stores.plan(9))
     outcome = run(*arguments)
     assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (code, "", 1)
     assert words in outcome.err

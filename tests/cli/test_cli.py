@@ -182,3 +182,22 @@ def test_what_nobody_foresaw_is_shown_in_full_by_the_command_that_is_named(
     assert shlex.split(again)[0] == "vilp-pipe"
     with pytest.raises(IndexError):
         run(*shlex.split(again)[1:])
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("demo --out {}", "out"),
+        ("benchmark decode --out {}", "out"),
+        ("datasets prepare hmdb51 --root {} --from .", "root"),
+        ("evaluate --run {}", "run"),
+        ("report --run {}", "run"),
+        ("train-head --store s --head vcs --frames 4 --out {}", "out"),
+        ("study frames --store s --out {}", "out"),
+    ],
+)
+def test_a_file_in_the_place_of_a_directory_is_named(run: Vilp, tmp_path: Path, command: str, name: str) -> None:
+    stores.build(tmp_path / "s")
+    (tmp_path / "taken").touch()
+    failed = run(*command.format("taken").split())
+    assert (failed.code, failed.error) == (2, f"error: {name} is taken, which is a file; name a directory")

@@ -51,6 +51,13 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
     assert parsing.parse(f"vilp-pipe extract --config {path} --no-strict").params["strict"] is False
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[extract]\r\nframes = 8\r\n")
+    assert parsing.parse(f"vilp-pipe extract --config {path}").params["frames"] == 8
+
+
 def test_doctor_reads_what_extract_would_do(tmp_path: Path) -> None:
     """The table of extract where there is none of its own, as the files that stores keep have it."""
     path = tmp_path / "mine.toml"

@@ -13,7 +13,7 @@ from commands import Vilp
 from runs import arguments, digest, make_videos, plain_config
 
 from pipeline.extraction import extract
-from store import FeatureStore
+from store import FeatureStore, StoreError
 
 
 @pytest.fixture
@@ -61,6 +61,15 @@ def test_labels_and_splits_that_changed_in_a_manifest_are_noticed(videos: Path, 
     extract(config)
     manifest(videos, changed, *others)
     assert "have another label, source or split" in extract(config).warnings[0]
+
+
+def test_classes_that_changed_are_named(videos: Path, tmp_path: Path) -> None:
+    extract(plain_config(videos, tmp_path / "s"))
+    (videos / "jump").rename(videos / "leap")
+    with pytest.raises(
+        StoreError, match=r"folder with 2 classes was asked for \('leap' is new, 'jump' is gone\); name"
+    ):
+        extract(plain_config(videos, tmp_path / "s"))
 
 
 def test_a_file_beside_one_of_the_same_stem_leaves_its_slot_alone(videos: Path, tmp_path: Path) -> None:

@@ -227,6 +227,20 @@ def test_folder_takes_the_split_on_disk(tmp_path, tops, expected):
 def test_folder_with_a_class_called_train(tmp_path):
     touch(tmp_path, "train/a.mp4", "bus/b.mp4")
     assert load_dataset("folder", tmp_path).class_names == ("bus", "train")
+    touch(tmp_path, "train/steam/c.mp4")
+    assert load_dataset("folder", tmp_path).class_names == ("bus", "train")
+
+
+def test_folder_with_half_a_split_is_refused(tmp_path):
+    touch(tmp_path, "train/jump/a.mp4", "train/run/a.mp4")
+    with pytest.raises(
+        UsageError, match=r"holds train/ and no test/; put test/ \(or val/\) beside it, or pass --root .*train"
+    ):
+        load_dataset("folder", tmp_path)
+    assert load_dataset("folder", tmp_path / "train").class_names == ("jump", "run")
+    touch(tmp_path, "test/jump/b.mp4", "cut/loose.mp4")
+    with pytest.raises(UsageError, match=r"holds train/ and test/ or val/, and cut/ beside them; move cut/ elsewhere"):
+        load_dataset("folder", tmp_path)
 
 
 def test_folder_ids_are_unique(tmp_path):

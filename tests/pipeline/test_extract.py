@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from extractions import small_config
+from commands import Vilp
+from extractions import pose_config, small_config
 from runs import digest
 
 import stages.clip.encoder
@@ -267,3 +269,23 @@ def test_strict_refuses_an_environment_that_differs(small_videos: Path, undistur
     assert "batch_size 8 then, 16 now" in extract(config).warnings[0]
     with pytest.raises(StoreError, match="--strict"):
         extract(dataclasses.replace(config, strict=True))
+
+
+def test_the_next_command_works(small_videos: Path, tmp_path: Path, vilp: Vilp) -> None:
+    """With fewer frames than heads read by default, and where a store has several groups of a kind."""
+    store = tmp_path / "a store"
+    first = small_config(small_videos, store)
+    pose = {"pose": "plain_pose:PlainEstimator", "pose_frames": 8}
+    runs = [
+        first,
+        dataclasses.replace(first, frames=2),
+        dataclasses.replace(first, modalities=("text",), templates=("somebody {}",)),
+        dataclasses.replace(first, **pose),
+        dataclasses.replace(first, **pose, heatmap="joints"),
+        dataclasses.replace(first, tokens=(), modalities=("clip", "text")),
+        pose_config(small_videos, tmp_path / "poses"),
+    ]
+    for config in runs:
+        words = shlex.split(extract(config).next_command)[1:]
+        done = vilp(*words, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+        assert done.code == 0, (words, done.err)

@@ -6,12 +6,15 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import stores
 from commands import Vilp
 from extractions import pose_config, small_config
 
@@ -190,6 +193,33 @@ UNMATCHED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ("d.onnx", "p.onnx", "a")),
+        ({"pose": "onnx", "pose_config": "a"}, ("d.onnx", "p.onnx", "a")),
+        ({"pose": "mmpose"}, (None, None, None)),
+        ({"pose": "mmpose", "det_weights": "d.pth", "pose_config": "a"}, ("d.pth", None, "a")),
+        ({"pose_config": "b"}, (None, None, "b")),
+    ],
+)
+def test_another_estimator_does_not_take_the_weights_of_the_first_run(
+    tmp_path: Path, given: dict[str, str], kept: tuple[str | None, ...]
+) -> None:
+    first = small_config(
+        tmp_path,
+        tmp_path / "s",
+        pose="onnx",
+        det_weights="d.onnx",
+        pose_weights="p.onnx",
+        pose_config="a",
+        pose_frames=8,
+    )
+    stores.build(tmp_path / "s", the_plan=dataclasses.replace(stores.plan(), source=first.recipe()))
+    config = resolve(str(tmp_path / "s"), given)
+    assert (config.det_weights, config.pose_weights, config.pose_config) == kept
+
+
 def test_unmatched_videos_are_reported(small_videos: Path, some_poses: Path, tmp_path: Path) -> None:
     """In the summary of the run, in the status of the store, and in its quarantine report; the others are there."""
     store = tmp_path / "store"
@@ -228,6 +258,27 @@ def test_a_video_is_named_alike_by_runs_that_name_the_root_differently(
     (line,) = [line for line in vilp("status", "--store", store).out.splitlines() if "  quarantined: " in line]
     assert f"{str(broken)!r} is not a video" in line
     assert "(in 4 groups)" in line
+
+
+def test_the_report_tries_again_every_group_that_was_added_later(
+    small_videos: Path, tmp_path: Path, vilp: Vilp
+) -> None:
+    """Its commands are all that it takes, once the video is mended."""
+    root, store = tmp_path / "videos", tmp_path / "a store"
+    shutil.copytree(small_videos, root)
+    extract(small_config(root, store, pose="none"))
+    summary = extract(resolve(str(store), {**PLAIN, "modalities": ["pose"]}))
+    shutil.copyfile(root / "jump & run" / "d.mp4", root / "jump & run" / "broken.mp4")
+    assert summary.quarantine is not None
+    commands = {row["retry"] for row in pq.read_table(summary.quarantine).to_pylist()}
+    told = [line.removeprefix("to try these again: ") for line in summary.next_steps]
+    assert set(told) == commands
+    assert len(commands) == 2
+    shown = vilp("status", "--store", store).out.splitlines()
+    assert [line.strip() for line in shown if "to try these again" in line] == summary.next_steps
+    for words in map(shlex.split, told):
+        assert vilp(*words[1:]).code == 0
+    assert store_status(str(store))["quarantined"] == []
 
 
 def test_unmatched_videos_are_reported_on_the_command_line(

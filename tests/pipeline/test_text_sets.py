@@ -17,6 +17,7 @@ from pipeline.forecast import forecast
 from pipeline.head import HeadConfig, train_head
 from pipeline.progress import Progress
 from pipeline.repair import repair
+from pipeline.status import store_status
 from pipeline.studies import StudyConfig
 from stages.clip.templates import DEFAULT_TEMPLATES, TEMPLATE_SETS, read_templates
 from store import FeatureStore, MissingError, UsageError
@@ -72,6 +73,25 @@ def test_untrained_heads_are_tested_with_the_text_set_that_is_named(made: Path, 
     assert refused.error.endswith("but a run has groups of its own; give --run or --text")
 
 
+def test_status_names_text_sets_and_what_they_differ_in(made: Path, tmp_path: Path, vilp: Vilp) -> None:
+    store = added(made, tmp_path / "s")
+    names, (clip,) = texts(store), [path for path in store.groups if path.startswith("clip/") and "/text/" not in path]
+    told = {DEFAULT_TEMPLATES: "a video of a person {}.", TWO: "a video of a person {}.+somebod…"}
+    expected = {f"    text/{name}: templates {told[templates]}" for templates, name in names.items()}
+    lines = vilp("status", "--store", store.url).out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.split()[:1] == [clip])
+    assert set(lines[at + 1 : at + 3]) == expected
+    with pytest.raises(UsageError) as refused:
+        store.text()
+    assert all(f"{name} (templates {told[templates]})" in str(refused.value) for templates, name in names.items())
+    (only,) = store_status(str(made))["texts"]
+    assert only == {"path": f"{clip}/text/{names[DEFAULT_TEMPLATES]}", "committed": True, "settings": {}}
+    shutil.rmtree(tmp_path / "s" / "_tables" / "commits" / clip / "text" / names[TWO])
+    assert (
+        f"    text/{names[TWO]}: templates {told[TWO]}: holds nothing yet" in vilp("status", "--store", store.url).out
+    )
+
+
 def test_a_study_reads_the_text_set_that_is_named(made: Path, tmp_path: Path) -> None:
     names = texts(added(made, tmp_path / "s"))
     config = StudyConfig(str(tmp_path / "s"), frames=2, device="cpu", text=names[TWO])
@@ -117,6 +137,8 @@ def test_templates_come_by_name_from_a_file_or_as_they_are(tmp_path: Path) -> No
     lines = tmp_path / "mine.txt"
     lines.write_text("a film of {}\n\n  {} outdoors \n")
     assert read_templates(str(lines)) == ("a film of {}", "{} outdoors")
+    lines.write_bytes(b"\xef\xbb\xbfa film of {}\r\n\r\n{} outdoors\r\n")
+    assert read_templates(str(lines)) == ("a film of {}", "{} outdoors")
     for text, message in (
         ("a {} b {}", "which has|give one {}"),
         ("", "a file without a line"),
@@ -128,3 +150,22 @@ def test_templates_come_by_name_from_a_file_or_as_they_are(tmp_path: Path) -> No
             read_templates(str(lines))
     with pytest.raises(UsageError, match="templates is 'ensembl'; allowed: video, name, photo, ensemble, templates"):
         read_templates("ensembl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({}, "---", "class name is '---', which has no word in it"),
+        ({}, "ab " * 74 + "ab", r"has 8\d tokens; allowed: up to 77"),
+        ({"templates": ("very " * 80 + "{}",)}, "run", "tokens; allowed: up to 77"),
+        ({"clip": "ViT-B-16-SigLIP", "tokens": ()}, "run", "take a model with CLIP's own tokenizer"),
+    ],
+)
+def test_class_names_that_do_not_serve_are_refused_before_any_video_is_decoded(
+    small_videos: Path, tmp_path: Path, changes: dict[str, object], name: str, words: str
+) -> None:
+    shutil.copytree(small_videos / "wave (left)", tmp_path / "videos" / "wave")
+    shutil.copytree(small_videos / "jump & run", tmp_path / "videos" / name)
+    with pytest.raises(UsageError, match=words):
+        extract(small_config(tmp_path / "videos", tmp_path / "store", **changes))
+    assert not (tmp_path / "store").exists()

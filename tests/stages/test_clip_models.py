@@ -108,8 +108,9 @@ def test_openai_files_need_a_name_with_quick_gelu(tmp_path: Path, caplog: pytest
     unknown = tmp_path / "mine.pt"
     unknown.touch()
     with caplog.at_level(logging.WARNING):
-        assert resolve_model("ViT-B-16", str(unknown)).activation == "gelu"
-    assert "need --clip ViT-B-16-quickgelu" in caplog.text
+        for _ in range(2):
+            assert resolve_model("ViT-B-16", str(unknown)).activation == "gelu"
+    assert caplog.text.count("need --clip ViT-B-16-quickgelu") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import shlex
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import stores
 
 from store import FeatureStore
 from store.commits import QUARANTINED
 from store.layout import QUARANTINE
 from store.local import LocalObjects
-from store.quarantine import damaged_reports, next_steps, write_report
+from store.quarantine import SCHEMA, damaged_reports, next_steps, retry_command, write_report
 from store.verify import restore, verify_store
 
 
@@ -35,12 +36,38 @@ def test_the_report_says_which_why_and_how_to_try_again(tmp_path: Path) -> None:
     assert command == ["vilp-pipe", "extract", "--store", objects.url, "--retry-quarantined"]
 
 
+def test_a_group_is_tried_again_with_the_settings_that_the_first_run_had_not() -> None:
+    first = {"frames": 4, "pose": "none", "det_weights": None, "templates": ["{}."], "views": ["center"]}
+    first["modalities"] = ["clip", "pose", "video", "text"]
+    plain = ["vilp-pipe", "extract", "--store", "a s", "--retry-quarantined"]
+    assert shlex.split(retry_command("a s", first, first)) == plain
+    later = {**first, "pose": "onnx", "det_weights": "/a b/d.onnx", "modalities": ["pose"], "engine": "inline"}
+    words = ["--modality", "pose", "--pose", "onnx", "--det-weights", "/a b/d.onnx"]
+    assert shlex.split(retry_command("a s", later, first)) == [*plain[:4], *words, plain[-1]]
+    onnx = {**first, "pose": "onnx", "det_weights": "/d", "pose_weights": "/p"}
+    words = ["--pose", "mmpose", "--det-weights", "/d"]
+    assert shlex.split(retry_command("a s", {**onnx, "pose": "mmpose", "pose_weights": None}, onnx))[4:-1] == words
+    other = {**onnx, "pose_config": "rtmo", "pose_weights": None}
+    assert shlex.split(retry_command("a s", other, onnx))[4:-1] == ["--det-weights", "/d", "--pose-config", "rtmo"]
+    later = {**first, "views": ["center", "flip"], "templates": ["a {}.", "b {}."], "frames": 8}
+    words = ["--frames", "8", "--views", "center,flip", "--templates", "a {}.|b {}."]
+    assert shlex.split(retry_command("a s", later, first)) == [*plain[:4], *words, plain[-1]]
+    later = {**first, "modalities": ["posefeat"], "posefeat": ["/train.pkl", "/test.pkl"], "posefeat_split": 2}
+    words = ["--modality", "posefeat", "--posefeat", "/train.pkl", "--posefeat", "/test.pkl", "--posefeat-split", "2"]
+    assert shlex.split(retry_command("a s", later, first)) == [*plain[:4], *words, plain[-1]]
+
+
 def test_what_can_be_done_is_said() -> None:
-    again = "to try these again: vilp-pipe extract --store s --retry-quarantined"
-    assert next_steps("s", ["not-a-video"]) == [again]
-    (mend,) = next_steps("s", ["pose-unmatched"])
+    def steps(*rows: tuple[str, str]) -> list[str]:
+        found = [{"kind": kind, "retry": retry} for kind, retry in rows]
+        return next_steps(pa.Table.from_pylist(found, schema=pa.schema([SCHEMA.field("kind"), SCHEMA.field("retry")])))
+
+    again = ["to try these again: one", "to try these again: two"]
+    assert steps(("not-a-video", "one"), ("no-frames", "two"), ("no-frames", "one")) == again
+    (mend,) = steps(("pose-unmatched", "one"))
     assert "until the file of poses is mended" in mend
-    assert next_steps("s", ["pose-unmatched", "no-frames"]) == [again, mend]
+    assert steps(("pose-unmatched", "two"), ("no-frames", "one")) == [again[0], mend]
+    assert steps() == []
 
 
 def test_one_report_is_kept_and_none_where_nothing_is_quarantined(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from pipeline.datasets.official import Official
 from pipeline.datasets.prepare.download import Archive, check, download
 from pipeline.datasets.prepare.unpack import need_tool, unpack
 from pipeline.datasets.ucf101 import UCF101
+from pipeline.files import check_directory
 from pipeline.progress import Progress
 from stages.decode import DecodeConfig, DecodeWorker
 from stages.types import VideoRef
@@ -122,6 +123,7 @@ def prepare(recipe: Recipe, root: Path, *, archives: Path | None = None, progres
     """
     progress = progress or Progress()
     state = root / ".prepare"
+    check_directory("root", root)
     if archives is not None and not archives.is_dir():
         raise MissingError(f"--from is {archives}, which is no folder; name the one with the archives")
     if not _complete(recipe, root):

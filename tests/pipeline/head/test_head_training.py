@@ -172,6 +172,8 @@ def test_batches_are_the_rows_and_views_asked_for(make_world):
         ({"epochs": -1}, r"epochs is -1; allowed: 0 \(zero-shot\) or more"),
         ({"frame_dropout": 1.0}, r"frame_dropout is 1.0; allowed: 0 up to"),
         ({"batch_size": 0}, r"batch_size is 0; allowed: 1 or more"),
+        ({"learning_rate": float("nan")}, r"learning_rate is nan; allowed: 0 or more"),
+        ({"weight_decay": float("inf")}, r"weight_decay is inf; allowed: 0 or more"),
     ],
 )
 def test_training_settings_are_checked(options, message):

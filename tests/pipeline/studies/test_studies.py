@@ -1,6 +1,7 @@
 """Every study answers with a table, a picture and a verdict, and finds what was planted."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from pipeline.head import HeadConfig, TrainConfig
 from pipeline.studies import STUDIES, StudyConfig, run_study
 from pipeline.studies.base import without_pose
+from pipeline.studies.frames import _motion
 from pipeline.studies.groups import common_verdict
 from pipeline.studies.measures import class_means, class_medians, measure_keypoints, terciles
 from pipeline.studies.verdict import EQUIVALENT, HELPS, INCONCLUSIVE, Gain
@@ -123,6 +125,8 @@ def test_encoders_without_words_are_compared_where_the_head_can_do_without(make_
     report = run_study("backbone", both, out=tmp_path / "both")
     assert [row[0] for row in report.rows] == [made.clip.id, made.video.id]
     assert "Left out" not in report.markdown
+    with pytest.raises(UsageError, match=f"so {made.video.id} of .* has no rival there; give --head mean.pose$"):
+        run_study("backbone", config_of(made), out=tmp_path / "one")
     assert any("the video model has random weights" in warning for warning in report.warnings)
     second = make_store("second", video=True, second_clip=True)
     report = run_study("backbone", config_of(second), out=tmp_path / "words")
@@ -217,6 +221,16 @@ def test_tokens_show_persons_where_they_look_like_nothing_else(make_store, tmp_p
     seeing = make_store("seeing", marked_boxes=6.0)
     found = run_study("tokens", config_of(seeing), out=tmp_path / "two").details["area"]
     assert all(area["low"] > 0.9 for area in found.values())
+
+
+def test_classes_without_videos_have_no_motion(monkeypatch):
+    """And no warning of NumPy's about the mean of nothing."""
+    motions = [np.array([1.0, np.nan, 3.0]), np.array([2.0, np.nan, np.nan])]
+    labels = [np.array([0, 2]), np.array([0])]
+    found = {("vcs", frames): [np.ones((1, 2)), np.zeros((1, 1))] for frames in (1, 4)}
+    with warnings.catch_warnings(action="error"):
+        motion, gain, _ = _motion(found, "vcs", 4, motions, labels, [("a", "b"), ("c",)])
+    assert (motion.tolist(), gain.tolist()) == ([1.5, 3.0], [0.0, 0.0])
 
 
 @pytest.mark.parametrize("head", ["vcs", "mean", "attn"])
