@@ -45,12 +45,16 @@ def _on_signal(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
 
-def run() -> None:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 usage, 130 and 143 after SIGINT and SIGTERM."""
+def _collect_seldom() -> None:
     # Importing torch and open_clip makes 400,000 objects that stay. Looking for garbage among them time and again is an
     # eighth of the import, and once more at the end takes a second.
     gc.set_threshold(5_000)
     atexit.register(gc.freeze)
+
+
+def run() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 usage, 130 and 143 after SIGINT and SIGTERM."""
+    _collect_seldom()
     add_commands()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)

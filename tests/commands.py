@@ -41,6 +41,7 @@ Vilp = Callable[..., Outcome]
 def vilp(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Vilp:
     """``vilp-pipe`` in this process."""
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("cli.main._collect_seldom", lambda: None)
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["vilp-pipe", *map(str, arguments)])
