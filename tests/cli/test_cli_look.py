@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from commands import Vilp
 from extractions import small_config
 
-from cli.main import run as entry_point
 from pipeline.extraction import extract
 from pipeline.head.evaluate import train_head
 
@@ -19,17 +19,9 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+def call(vilp: Vilp) -> Call:
     """Run a command in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vilp-pipe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            entry_point()
-        return int(stopped.value.code or 0), *capfd.readouterr()
-
-    return command
+    return lambda *arguments: astuple(vilp(*arguments))
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,7 @@ def test_a_run_that_is_stopped_names_its_own_words(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(cli.main, "app", stop)
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(cli.main, "_collect_seldom", lambda: None)
     monkeypatch.setattr(sys, "argv", ["vilp-pipe", *words])
     with pytest.raises(SystemExit) as stopped:
         cli.main.run()
