@@ -29,6 +29,7 @@ def status(
     """
     with only_result_on_stdout() as print_result:
         from pipeline.status import find_store, store_status
+        from store.groups import in_words
         from store.layout import QUARANTINE
 
         found = store_status(find_store(store))
@@ -45,10 +46,10 @@ def status(
             counts = f"{group['committed']:9}  {group['partial']:7}  {group['quarantined']:11}  {group['left']:7}"
             print_result(f"  {group['path']:{width}}  {counts}  {group['bytes'] / 1e6:8.1f}")
             if group["settings"]:
-                print_result(f"    {_words(group['settings'])}")
+                print_result(f"    {in_words(group['settings'])}")
             for text in found["texts"]:
                 if text["path"].startswith(f"{group['path']}/"):
-                    told = [_words(text["settings"])] if text["settings"] else []
+                    told = [in_words(text["settings"])] if text["settings"] else []
                     told += [] if text["committed"] else ["holds nothing yet: go on with vilp-pipe extract"]
                     print_result(f"    {': '.join([text['path'].removeprefix(group['path'] + '/'), *told])}")
             if not group["committed"] and not found["running"]:
@@ -71,10 +72,6 @@ def status(
             print_result(f"  quarantined: and {len(failures) - SHOWN} more, all in {found['store']}/{QUARANTINE}/")
         for line in found["next_steps"]:
             print_result(f"  {line}")
-
-
-def _words(settings: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 @app.command()

@@ -124,7 +124,7 @@ def training_command(objects: Objects, ours: Collection[str], templates: Sequenc
         default = pose is not None and {"value", "penult"} <= clip.arrays.keys()
         options += pose_options if default else ["--head", "vcs"]
         options += choose("text", lambda m: list(m.record["templates"]) == list(templates), clip.path)[1]
-        frames = clip.arrays["cls"].shape[clip.arrays["cls"].dims.index("frame")]
+        frames = clip.length("frame")
         options += ["--frames", str(frames)] if frames < DEFAULT_FRAMES else []
     elif video is not None:
         options = ["--head", "mean", "--video", video.id]

@@ -139,7 +139,7 @@ def find_group(groups: Mapping[str, Group], kind: str, name: str | None, *, pare
             f"{kind} is {name!r}; this store has: {', '.join(ids)}{nearest(name, ids)}", kind="missing-modality"
         )
     offered = ", ".join(
-        f"{group.modality.id} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
+        f"{group.modality.id} ({in_words(settings)})"
         for group, settings in zip(fitting, differences(fitting), strict=True)
     )
     raise UsageError(f"several {kind} groups fit; choose one with --{kind}: {offered}")
@@ -153,6 +153,11 @@ def differences(groups: Sequence[Group]) -> list[dict[str, str]]:
     told = ((name, values) for name, values in found if not any(_is_nested(value) for value in values))
     differing = sorted(told, key=lambda d: (d[0].count("."), d[0]))
     return [{name: _word(values[i]) for name, values in differing[:_TOLD]} for i in range(len(groups))]
+
+
+def in_words(settings: Mapping[str, str]) -> str:
+    """Settings as ``differences`` gives them, on one line."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _differing(values: Sequence[Any], name: str = "") -> Iterator[tuple[str, Sequence[Any]]]:

@@ -6,7 +6,7 @@ that a flipped byte shows, and two parts of a run that write it at once cannot m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from store.columns import numbers, take
 from store.commits import QUARANTINED
-from store.groups import read_groups
+from store.groups import Group
 from store.layout import QUARANTINE
-from store.objects import Objects, open_objects
+from store.objects import Objects
 from store.packs import Commits
 from store.plan import Plan, parquet_bytes
 from store.printable import command
@@ -78,23 +78,21 @@ def next_steps(table: pa.Table) -> list[str]:
     return lines
 
 
-def quarantined(plan: Plan, commits: dict[str, Commits], url: str) -> pa.Table:
-    """One row (``SCHEMA``) for every video that a group (by path) has quarantined, by group and slot."""
+def quarantined(plan: Plan, groups: Iterable[tuple[Group, Commits]], url: str) -> pa.Table:
+    """One row (``SCHEMA``) for every video that a group has quarantined, by path of the group and slot."""
     tables = []
-    bad = {group: np.flatnonzero(found.mask("status", QUARANTINED)) for group, found in commits.items()}
-    groups = read_groups(open_objects(url)) if any(map(len, bad.values())) else {}
-    for group in sorted(path for path, at in bad.items() if len(at)):
-        rows = take(commits[group].table, bad[group])
+    for group, commits in sorted(groups, key=lambda pair: pair[0].path):
+        rows = take(commits.table, np.flatnonzero(commits.mask("status", QUARANTINED)))
         videos = plan.at(numbers(rows["slot"]), "video_id", "path")
         columns = {
             "video_id": videos["video_id"],
             "path": videos["path"],
-            "group": pa.repeat(group, rows.num_rows),
+            "group": pa.repeat(group.path, rows.num_rows),
             "kind": rows["error_kind"],
             "message": rows["error_message"],
             "source_sha256": rows["source_sha256"],
             "slot": rows["slot"].cast(pa.int32()),
-            "retry": pa.repeat(retry_command(url, groups[group].recipe, plan.source), rows.num_rows),
+            "retry": pa.repeat(retry_command(url, group.recipe, plan.source), rows.num_rows),
         }
         tables.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables([SCHEMA.empty_table(), *tables])

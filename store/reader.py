@@ -115,7 +115,7 @@ class FeatureStore:
 
     def quarantined(self) -> pa.Table:
         """Which videos have no features in which group, and why: see ``store.quarantine``."""
-        per_video = {path: self.commits(group) for path, group in self._groups.items() if group.modality.per_video}
+        per_video = [(group, self.commits(group)) for group in self._groups.values() if group.modality.per_video]
         return quarantined(self.plan, per_video, self.url)
 
     def usable(self, groups: Sequence[Group]) -> list[int]:
@@ -336,7 +336,7 @@ class FeatureStore:
         pose_frames = None
         clip_group = next((g for g in chosen.values() if g.modality.kind == "clip"), None)
         pose_group = next((g for g in chosen.values() if g.modality.kind == "pose"), None)
-        stored = _length(clip_group, "frame") if clip_group else 0
+        stored = clip_group.modality.length("frame") if clip_group else 0
         frame_index = _subsample(stored, frames) if clip_group else None
         for name, group in chosen.items():
             values = self.rows(group, name, slots)
@@ -350,7 +350,8 @@ class FeatureStore:
                 values = _take(values, spec, "view", np.array([views.index(view)]))
             tensors[name] = torch.from_numpy(values).to(device)
         if pose_group is not None and frame_index is not None:
-            pose_frames = torch.from_numpy(on_pose_axis(frame_index, stored, _length(pose_group, "pose_frame")))
+            at = on_pose_axis(frame_index, stored, pose_group.modality.length("pose_frame"))
+            pose_frames = torch.from_numpy(at)
         return self._describe(tensors, pose_frames, slots, list(chosen.values())[:1], device)
 
     def _describe(
@@ -437,11 +438,6 @@ class FeatureStore:
         except (DamagedShardError, FileNotFoundError) as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
             raise corrupt(self._objects, f"{self._objects.describe(key)} {reason}") from error
-
-
-def _length(group: Group, dim: str) -> int:
-    """Length of a named dimension of a group's arrays."""
-    return next(spec.shape[spec.dims.index(dim)] for spec in group.modality.arrays.values() if dim in spec.dims)
 
 
 def _subsample(stored: int, frames: int | None) -> np.ndarray:

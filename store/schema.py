@@ -75,6 +75,10 @@ class Modality:
         """Whether the arrays have one row a slot."""
         return self.kind != "text"
 
+    def length(self, dim: str) -> int:
+        """Length of a named dimension of the arrays, such as ``frame``: it is the same in all that have it."""
+        return next(spec.shape[spec.dims.index(dim)] for spec in self.arrays.values() if dim in spec.dims)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": self.kind,

@@ -179,10 +179,7 @@ def recorded_texts(store: FeatureStore, recorded: Selection) -> tuple[str, ...] 
 
 def stored_frames(encoder: Group) -> int:
     """T, the frames a video that a CLIP group holds, or K, the clips of a video model."""
-    if encoder.modality.kind == "video":
-        return encoder.modality.arrays["video_embedding"].shape[0]
-    cls = encoder.modality.arrays["cls"]
-    return cls.shape[cls.dims.index("frame")]
+    return encoder.modality.length("clip" if encoder.modality.kind == "video" else "frame")
 
 
 def _pose_group(store: FeatureStore, config: HeadConfig, pose: str | None) -> Group | None:
